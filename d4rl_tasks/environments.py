@@ -1,0 +1,289 @@
+"""D4RL's environments in gymnasium's API: one, or many in lockstep."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.physics import warn_if_unverified
+from d4rl_tasks.robots import AntMaze, Robot, make_robot
+from d4rl_tasks.tasks import Task, get_task, task_names
+
+
+class D4RLEnv(MujocoEnv):
+    """One D4RL environment: `d4rl_tasks.make(name)` or `gymnasium.make("d4rl/" + name)`.
+
+    `model`, `data` and `set_state(qpos, qvel)` are MujocoEnv's; antmaze has `target_goal`, (2,)
+    float64, x and y in metres.
+
+    Args:
+        name: a task's name.
+        goal_seed: antmaze v0 and v1 draw their one goal when the environment is made, from this
+            seed; v2 draws one at every reset, from the seed of `reset`.
+        render_mode, width, height, camera_id, camera_name: as MujocoEnv's.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}
+
+    def __init__(self, name: str, goal_seed: int = 0, **kwargs):
+        warn_if_unverified()
+        self.task = get_task(name)
+        self.robot = make_robot(self.task)
+        self.target_goal = draw_goal(self.robot, np.random.default_rng(goal_seed))
+        choose_headless_renderer(kwargs.get("render_mode"))
+        super().__init__(
+            self.robot.xml,
+            self.robot.frame_skip,
+            observation_space=None,
+            default_camera_config=self.robot.camera,
+            **kwargs,
+        )
+        self.metadata = self.metadata | {"render_fps": round(1 / self.dt)}
+        self.observation_space = observation_space(self.robot, self.model)
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model = self.robot.model()
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def _set_action_space(self) -> Box:
+        self.action_space = Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        return self.action_space
+
+    def reset_model(self) -> np.ndarray:
+        if self.task.goal_resampled_each_episode:
+            self.target_goal = draw_goal(self.robot, self.np_random)
+        self.set_state(*self.robot.initial_state(self.model, self.np_random))
+        return self.robot.observation(self.data.qpos, self.data.qvel)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Apply an action, (A,), clipped to [-1, 1], for one environment step."""
+        action = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
+        if action.shape != (self.model.nu,):
+            raise ValueError(f"action has shape {action.shape}, the robot takes ({self.model.nu},)")
+        before = self.robot.position(self.data)
+        self.data.ctrl[:] = action * self.robot.action_scale
+        mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        velocity = (self.robot.position(self.data) - before) / self.dt
+        qpos, qvel = self.data.qpos, self.data.qvel
+        reward = self.robot.reward(qpos, velocity, action, self.target_goal)
+        terminated = self.robot.terminated(qpos, qvel, self.target_goal)
+        if self.render_mode == "human":
+            self.render()
+        return self.robot.observation(qpos, qvel), float(reward), bool(terminated), False, {}
+
+
+class LockstepVectorEnv(VectorEnv):
+    """Many episodes of one task in lockstep, stepped by all cores; made for evaluation.
+
+    A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
+    An episode's course depends on its own seed alone, not on how many run beside it; it is bit
+    for bit the course of `D4RLEnv` under that seed.
+
+    Args:
+        name: a task's name.
+        num_envs: how many episodes.
+        goal_seed: as `D4RLEnv`'s; all episodes of antmaze v0 and v1 share that goal.
+        threads: how many step the episodes; None means one for each core.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(self, name: str, num_envs: int, goal_seed: int = 0, threads: int | None = None):
+        warn_if_unverified()
+        self.task = get_task(name)
+        self.robot = make_robot(self.task)
+        self.model = self.robot.model()
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space(self.robot, self.model)
+        self.single_action_space = Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.datas = [mujoco.MjData(self.model) for _ in range(num_envs)]
+        self.target_goals = fixed_goals(self.robot, num_envs, goal_seed)
+        self.qpos = np.zeros((num_envs, self.model.nq))
+        self.qvel = np.zeros((num_envs, self.model.nv))
+        self._position = np.zeros(num_envs)
+        self._elapsed = np.zeros(num_envs, dtype=int)
+        self._terminated = np.zeros(num_envs, dtype=bool)
+        self._truncated = np.zeros(num_envs, dtype=bool)
+        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._threads = min(num_envs, threads or available_cores())
+        self._pool = ThreadPoolExecutor(self._threads)
+
+    @property
+    def active(self) -> np.ndarray:
+        """(num_envs,) bool: the episodes that still run."""
+        return ~(self._terminated | self._truncated)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """Start episodes anew.
+
+        Args:
+            seed: one for each episode; an integer s means s, s + 1, ...
+            options: `{"reset_mask": (num_envs,) bool}` resets only those.
+
+        Returns:
+            observations (num_envs, observation size) float64, and an empty dict.
+        """
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        for index, one in enumerate(_seeds(seed, self.num_envs)):
+            if mask[index]:
+                self._reset_one(index, one)
+        self._elapsed[mask] = 0
+        self._terminated[mask] = False
+        self._truncated[mask] = False
+        return self.observations(), {}
+
+    def observations(self) -> np.ndarray:
+        """(num_envs, observation size) float64 of the present states."""
+        return self.robot.observation(self.qpos, self.qvel)
+
+    def _reset_one(self, index: int, seed: int | None) -> None:
+        if seed is not None:
+            self._rngs[index] = np.random.default_rng(seed)
+        if self.task.goal_resampled_each_episode:
+            self.target_goals[index] = draw_goal(self.robot, self._rngs[index])
+        self.set_state(index, *self.robot.initial_state(self.model, self._rngs[index]))
+
+    def set_state(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Put one episode into a state: (nq,) and (nv,) float64."""
+        data = self.datas[index]
+        mujoco.mj_resetData(self.model, data)
+        data.qpos[:] = self.qpos[index] = qpos
+        data.qvel[:] = self.qvel[index] = qvel
+        mujoco.mj_forward(self.model, data)
+        self._position[index] = self.robot.position(data)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Apply actions, (num_envs, A), clipped to [-1, 1], for one environment step.
+
+        Returns:
+            observations (num_envs, observation size) float64, rewards (num_envs,) float64,
+            terminated and truncated (num_envs,) bool, and an empty dict.
+        """
+        actions = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
+        running = self.active
+        before = self._position.copy()
+        self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)
+        velocity = (self._position - before) / (self.model.opt.timestep * self.robot.frame_skip)
+        reward = self.robot.reward(self.qpos, velocity, actions, self.target_goals)
+        self._elapsed += running
+        self._terminated |= running & self.robot.terminated(self.qpos, self.qvel, self.target_goals)
+        self._truncated |= running & (self._elapsed >= self.task.max_episode_steps)
+        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        return self.observations(), np.where(running, reward, 0.0), terminated, truncated, {}
+
+    def _simulate(self, indices: np.ndarray, controls: np.ndarray) -> None:
+        def work(share: np.ndarray) -> None:
+            for index in share:
+                data = self.datas[index]
+                data.ctrl[:] = controls[index]
+                mujoco.mj_step(self.model, data, nstep=self.robot.frame_skip)
+                self.qpos[index] = data.qpos
+                self.qvel[index] = data.qvel
+                self._position[index] = self.robot.position(data)
+
+        # mj_step releases the interpreter's lock, so threads are enough.
+        first, *rest = np.array_split(indices, self._threads)
+        others = [self._pool.submit(work, share) for share in rest]
+        work(first)
+        for other in others:
+            other.result()
+
+    def close_extras(self, **kwargs) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+
+def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
+    """Unbounded float64 box of a robot's observations."""
+    size = robot.observation(np.zeros(model.nq), np.zeros(model.nv)).shape
+    return Box(-np.inf, np.inf, size, np.float64)
+
+
+def draw_goal(robot: Robot, rng: np.random.Generator) -> np.ndarray | None:
+    """(2,) a goal in the maze's G cell; None for a robot without a maze."""
+    return robot.maze.sample_goal(rng) if isinstance(robot, AntMaze) else None
+
+
+def fixed_goals(robot: Robot, count: int, goal_seed: int) -> np.ndarray | None:
+    """(count, 2) the same goal for every episode; None for a robot without a maze."""
+    goal = draw_goal(robot, np.random.default_rng(goal_seed))
+    return None if goal is None else np.tile(goal, (count, 1))
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _seeds(seed: int | list[int | None] | None, count: int) -> list[int | None]:
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + index for index in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} episodes")
+    return list(seed)
+
+
+def choose_headless_renderer(render_mode: str | None) -> None:
+    """Without a display, let MuJoCo draw by EGL, unless the user has chosen with MUJOCO_GL."""
+    headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if render_mode not in (None, "human") and headless:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def make(name: str, **kwargs) -> gymnasium.Env:
+    """Make a task's environment, with its time limit: `make("walker2d-expert-v2")`.
+
+    Args:
+        name: a task's name; "d4rl/" in front of it is allowed.
+        kwargs: as `D4RLEnv`'s (`goal_seed`, `render_mode`, ...).
+
+    Raises:
+        D4RLTaskError: there is no such task.
+    """
+    task = get_task(name.removeprefix("d4rl/"))
+    # The spec, not its id: for an id that ends in -v0 gymnasium would advise to "upgrade" to -v2.
+    return gymnasium.make(gymnasium.spec(f"d4rl/{task.name}"), **kwargs)
+
+
+def make_vec(name: str, num_envs: int, **kwargs) -> LockstepVectorEnv:
+    """Make `num_envs` episodes of a task in lockstep; `kwargs` as `LockstepVectorEnv`'s."""
+    if num_envs < 1:
+        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
+    return LockstepVectorEnv(name.removeprefix("d4rl/"), num_envs, **kwargs)
+
+
+def register_tasks() -> None:
+    """Put every task into gymnasium's registry, in the namespace d4rl."""
+    for name in task_names():
+        _register(get_task(name))
+
+
+def _register(task: Task) -> None:
+    # gymnasium's own checks of every step cost as much as the physics; check_env makes them once.
+    gymnasium.register(
+        id=f"d4rl/{task.name}",
+        entry_point=D4RLEnv,
+        max_episode_steps=task.max_episode_steps,
+        disable_env_checker=True,
+        order_enforce=False,
+        kwargs={"name": task.name},
+    )

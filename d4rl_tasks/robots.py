@@ -1,0 +1,229 @@
+"""The robots: what they observe, what they are rewarded for, when an episode ends.
+
+These are gym's `-v2` robots as D4RL used them (gym 0.23 with mujoco-py), written once for a single
+environment and for many in lockstep: every function takes arrays whose last axis is the state's.
+The models are gymnasium's MJCF files, compiled to move as in MuJoCo 2.1 (`physics.py`).
+"""
+
+from pathlib import Path
+
+import gymnasium.envs.mujoco
+import mujoco
+import numpy as np
+
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.mazes import Maze, get_maze
+from d4rl_tasks.physics import compile_as_mujoco_2_1
+from d4rl_tasks.tasks import Task
+
+ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
+
+
+class Robot:
+    """What is common to all: x-velocity is rewarded, actions are torques in [-1, 1].
+
+    Attributes:
+        frame_skip: simulator steps per environment step.
+        camera: default free camera for rendering.
+    """
+
+    xml: str
+    frame_skip: int
+    control_cost: float
+    healthy_reward: float
+    reset_noise: float
+    action_scale = 1.0
+    camera = {"trackbodyid": 1, "distance": 4.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+
+    def spec(self) -> mujoco.MjSpec:
+        """The robot's model as published, before the physics of 2.1 is restored."""
+        return mujoco.MjSpec.from_file(str(ASSETS / self.xml))
+
+    def model(self) -> mujoco.MjModel:
+        """The compiled model, moving as in MuJoCo 2.1."""
+        return compile_as_mujoco_2_1(self.spec())
+
+    def initial_state(
+        self, model: mujoco.MjModel, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a start: qpos0 and zero velocity, each with noise. Returns (nq,), (nv,) float64."""
+        qpos = model.qpos0 + rng.uniform(-self.reset_noise, self.reset_noise, model.nq)
+        return qpos, self.initial_velocity(model.nv, rng)
+
+    def initial_velocity(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw a start's velocity, (size,)."""
+        return rng.uniform(-self.reset_noise, self.reset_noise, size)
+
+    def position(self, data: mujoco.MjData) -> float:
+        """The x position whose change is rewarded, in metres."""
+        return data.qpos[0]
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """(..., nq), (..., nv) float64 -> (..., observation size) float64."""
+        return np.concatenate([qpos[..., 1:], np.clip(qvel, -10, 10)], axis=-1)
+
+    def reward(
+        self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
+    ) -> np.ndarray:
+        """Reward of a step.
+
+        Args:
+            qpos: (..., nq) after the step.
+            velocity: (...) m/s, the change of `position` over the step.
+            action: (..., A) as applied, in [-1, 1].
+            goal: (..., 2) metres; only antmaze looks at it.
+        """
+        return self.healthy_reward + velocity - self.control_cost * np.square(action).sum(-1)
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        """Whether a step that led to this state ended its episode, (...) bool."""
+        raise NotImplementedError
+
+
+class Walker2d(Robot):
+    """gym's Walker2d-v2."""
+
+    xml = "walker2d.xml"
+    frame_skip = 4
+    control_cost = 1e-3
+    healthy_reward = 1.0
+    reset_noise = 5e-3
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        height, angle = qpos[..., 1], qpos[..., 2]
+        return ~((0.8 < height) & (height < 2.0) & (-1.0 < angle) & (angle < 1.0))
+
+
+class Hopper(Robot):
+    """gym's Hopper-v2."""
+
+    xml = "hopper.xml"
+    frame_skip = 4
+    control_cost = 1e-3
+    healthy_reward = 1.0
+    reset_noise = 5e-3
+    camera = {"trackbodyid": 1, "distance": 3.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        height, angle = qpos[..., 1], qpos[..., 2]
+        state = np.concatenate([qpos[..., 2:], qvel], axis=-1)
+        return ~((np.abs(state) < 100).all(-1) & (height > 0.7) & (np.abs(angle) < 0.2))
+
+
+class HalfCheetah(Robot):
+    """gym's HalfCheetah-v2. Its episodes end only by the time limit."""
+
+    xml = "half_cheetah.xml"
+    frame_skip = 5
+    control_cost = 0.1
+    healthy_reward = 0.0
+    reset_noise = 0.1
+    camera = {"trackbodyid": 1, "distance": 4.0}
+
+    def initial_velocity(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return self.reset_noise * rng.standard_normal(size)
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        return np.concatenate([qpos[..., 1:], qvel], axis=-1)
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        return np.zeros(qpos.shape[:-1], dtype=bool)
+
+
+class Ant(Robot):
+    """gym's Ant-v2. The 84 contact forces it observes were always zero on D4RL's MuJoCo."""
+
+    xml = "ant.xml"
+    frame_skip = 5
+    control_cost = 0.5
+    healthy_reward = 1.0
+    reset_noise = 0.1
+    contact_forces = 84
+    camera = {"trackbodyid": 1, "distance": 4.0}
+
+    def initial_velocity(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return self.reset_noise * rng.standard_normal(size)
+
+    def position(self, data: mujoco.MjData) -> float:
+        # The body's frame as the last stage of RK4 left it, not qpos: gym reads the torso there.
+        return data.xpos[1, 0]
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        forces = np.zeros((*qpos.shape[:-1], self.contact_forces))
+        return np.concatenate([qpos[..., 2:], qvel, forces], axis=-1)
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        height = qpos[..., 2]
+        finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
+        return ~(finite & (0.2 <= height) & (height <= 1.0))
+
+
+class AntMaze(Ant):
+    """D4RL's ant in a maze of walls: a slower, weaker ant that must come to a goal.
+
+    Attributes:
+        maze: the cells; the torso starts at its R.
+        goal_radius: metres; within it the goal is reached.
+    """
+
+    action_scale = 30.0
+    goal_radius = 0.5
+    camera = {"distance": 45.0, "elevation": -80.0, "azimuth": 90.0}
+
+    def __init__(self, maze: Maze):
+        self.maze = maze
+        x, y = maze.cell_centers(maze.free_cells()).mean(axis=0)
+        self.camera = self.camera | {"lookat": (x, y, 0.0)}
+
+    def spec(self) -> mujoco.MjSpec:
+        """gymnasium's ant with D4RL's contact softness, motors and time step, and the walls."""
+        spec = super().spec()
+        spec.option.timestep = 0.02
+        for geom in spec.geoms:
+            geom.solref = [0.02, 1.0]
+            geom.solimp[:3] = [0.8, 0.8, 0.01]
+        for motor in spec.actuators:
+            motor.gear[0] = 1.0
+            motor.ctrlrange = [-self.action_scale, self.action_scale]
+        for x, y in self.maze.cell_centers(self.maze.wall_cells()):
+            self._add_wall(spec, x, y)
+        return spec
+
+    def _add_wall(self, spec: mujoco.MjSpec, x: float, y: float) -> None:
+        half = self.maze.cell_size / 2
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[x, y, self.maze.wall_half_height],
+            size=[half, half, self.maze.wall_half_height],
+            contype=1,
+            conaffinity=1,
+            solref=[0.02, 1.0],
+            solimp=[0.8, 0.8, 0.01, 0.5, 2.0],
+            rgba=[0.7, 0.5, 0.3, 1.0],
+        )
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        return np.concatenate([qpos, qvel], axis=-1)
+
+    def reward(
+        self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
+    ) -> np.ndarray:
+        return self._at_goal(qpos, goal).astype(np.float64)
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        return self._at_goal(qpos, goal)
+
+    def _at_goal(self, qpos: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(qpos[..., :2] - goal, axis=-1) <= self.goal_radius
+
+
+ROBOTS = {"walker2d": Walker2d, "hopper": Hopper, "halfcheetah": HalfCheetah, "ant": Ant}
+
+
+def make_robot(task: Task) -> Robot:
+    """The robot of a task, in its maze if it has one."""
+    if task.maze:
+        return AntMaze(get_maze(task.maze))
+    if task.robot not in ROBOTS:
+        raise D4RLTaskError(f"no robot named {task.robot!r}: there are {', '.join(ROBOTS)}")
+    return ROBOTS[task.robot]()

@@ -1,0 +1,93 @@
+"""The 86 tasks: their names, robots, datasets' addresses and reference scores."""
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from d4rl_tasks.errors import D4RLTaskError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One D4RL task.
+
+    Attributes:
+        name: D4RL's name, e.g. "walker2d-medium-expert-v2".
+        robot: "halfcheetah", "hopper", "walker2d", "ant" or "antmaze".
+        quality: what collected the data: "random", "medium", "expert", "medium-replay",
+            "full-replay", "medium-expert"; for antmaze the starts and goals: "" (one of each),
+            "play" or "diverse".
+        url: where D4RL publishes the dataset.
+        ref_min_score, ref_max_score: returns that score 0 and 1 (D4RL, `infos.py`).
+        max_episode_steps: time limit in environment steps.
+        maze: "umaze", "medium" or "large"; None for the other robots.
+        goal_resampled_each_episode: antmaze: a new goal at every reset, not one for ever.
+    """
+
+    name: str
+    robot: str
+    quality: str
+    url: str
+    ref_min_score: float
+    ref_max_score: float
+    max_episode_steps: int
+    maze: str | None = None
+    goal_resampled_each_episode: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """Name of the dataset file, as D4RL saves it."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@cache
+def _table() -> dict[str, Task]:
+    entries = json.loads((Path(__file__).parent / "tasks.json").read_text())
+    return {name: _task(name, entry) for name, entry in entries.items()}
+
+
+def _task(name: str, entry: dict) -> Task:
+    robot, quality = re.fullmatch(r"([a-z0-9]+?)-(.*)-v\d", name).groups()
+    if robot == "antmaze":
+        quality = quality.removeprefix(entry["maze"]).removeprefix("-")
+    return Task(name=name, robot=robot, quality=quality, **entry)
+
+
+def task_names() -> list[str]:
+    """Names of all tasks, sorted."""
+    return sorted(_table())
+
+
+def get_task(name: str) -> Task:
+    """Look a task up by D4RL's name.
+
+    Raises:
+        D4RLTaskError: there is no such task; the message names the nearest ones.
+    """
+    task = _table().get(name)
+    if task is None:
+        near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "d4rl_tasks.task_names() lists all"
+        raise D4RLTaskError(f"unknown task {name!r}: {hint}")
+    return task
+
+
+def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
+    """D4RL's normalised score: 0 for a random policy, 1 for the reference expert (not times 100).
+
+    Args:
+        name: a task's name.
+        returns: undiscounted returns of episodes, any shape.
+
+    Returns:
+        float64 array of the same shape, `(returns - ref_min) / (ref_max - ref_min)`
+        (Fu et al., D4RL, section 4: https://arxiv.org/abs/2004.07219).
+    """
+    task = get_task(name)
+    span = task.ref_max_score - task.ref_min_score
+    return (np.asarray(returns, dtype=np.float64) - task.ref_min_score) / span

@@ -1,0 +1,242 @@
+"""The environments through gymnasium's API, single and in lockstep."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import d4rl_tasks
+from d4rl_tasks.mazes import get_maze
+
+ONE_OF_EACH = [
+    "halfcheetah-medium-v2",
+    "hopper-random-v0",
+    "walker2d-medium-replay-v1",
+    "ant-medium-v2",
+    "antmaze-umaze-v0",
+    "antmaze-medium-diverse-v2",
+    "antmaze-large-play-v1",
+]
+SIZES = {"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "ant": (111, 8)}
+
+
+def test_there_are_86_tasks_all_registered():
+    names = d4rl_tasks.task_names()
+    assert len(names) == 86
+    assert all(f"d4rl/{name}" in gymnasium.registry for name in names)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_check_env_and_sizes(name):
+    environment = gymnasium.make(f"d4rl/{name}")
+    check_env(environment.unwrapped, skip_render_check=True)
+    task = d4rl_tasks.get_task(name)
+    observation, action = SIZES.get(task.robot, (29, 8))
+    assert environment.observation_space.shape == (observation,)
+    assert environment.action_space.shape == (action,)
+    assert environment.spec.max_episode_steps == task.max_episode_steps
+
+
+def roll(environment, seed, steps=50):
+    observations = [environment.reset(seed=seed)[0]]
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, environment.action_space.shape)
+        observations.append(environment.step(action)[0])
+    return np.array(observations)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_seed_determines_the_episode(name):
+    first, second = d4rl_tasks.make(name), d4rl_tasks.make(f"d4rl/{name}")
+    np.testing.assert_array_equal(roll(first, 3), roll(second, 3))
+    assert not np.array_equal(roll(first, 3), roll(second, 4))
+
+
+@pytest.mark.parametrize("name", ["walker2d-expert-v2", "antmaze-umaze-v0"])
+def test_actions_are_clipped(name):
+    inside, outside = d4rl_tasks.make(name), d4rl_tasks.make(name)
+    inside.reset(seed=0), outside.reset(seed=0)
+    action = np.linspace(-3, 3, inside.action_space.shape[0])
+    expected, reward, *_ = inside.step(np.clip(action, -1, 1))
+    observation, same_reward, *_ = outside.step(action)
+    np.testing.assert_array_equal(observation, expected)
+    assert same_reward == reward
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("halfcheetah-medium-v2", "HalfCheetah-v4"),
+        ("hopper-medium-v2", "Hopper-v4"),
+        ("walker2d-medium-v2", "Walker2d-v4"),
+        ("ant-medium-v2", "Ant-v4"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_rewards_and_ends_are_gymnasiums_v4(name, model):
+    """With gymnasium's own environment moving on our model, everything else must be the same."""
+    ours, theirs = d4rl_tasks.make(name), gymnasium.make(model)
+    theirs.unwrapped.model.body_mass[:] = ours.unwrapped.model.body_mass
+    theirs.unwrapped.model.body_inertia[:] = ours.unwrapped.model.body_inertia
+    theirs.unwrapped.model.body_ipos[:] = ours.unwrapped.model.body_ipos
+    theirs.unwrapped.model.body_iquat[:] = ours.unwrapped.model.body_iquat
+    theirs.unwrapped.model.geom_margin[:] = ours.unwrapped.model.geom_margin
+    import mujoco
+
+    mujoco.mj_setConst(theirs.unwrapped.model, theirs.unwrapped.data)
+    rng = np.random.default_rng(1)
+    ends = 0
+    for seed in range(5):
+        observation, _ = ours.reset(seed=seed)
+        expected, _ = theirs.reset(seed=seed)
+        np.testing.assert_allclose(observation[: expected.size], expected, atol=1e-12)
+        for _ in range(60):
+            action = rng.uniform(-1, 1, ours.action_space.shape)
+            observation, reward, terminated, _, _ = ours.step(action)
+            expected, expected_reward, expected_end, _, _ = theirs.step(action)
+            np.testing.assert_allclose(observation[: expected.size], expected, atol=1e-8)
+            assert not observation[expected.size :].any()
+            assert reward == pytest.approx(expected_reward, abs=1e-8)
+            assert terminated == expected_end
+            ends += terminated
+            if terminated:
+                break
+    assert ends > 0 or name in ("halfcheetah-medium-v2", "ant-medium-v2")
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "antmaze-medium-play-v2", "ant-expert-v1"])
+def test_lockstep_is_bit_for_bit_the_single_environment(name):
+    many = d4rl_tasks.make_vec(name, 3)
+    seeds = [11, 5, 8]
+    observations, _ = many.reset(seed=seeds)
+    singles = [d4rl_tasks.make(name) for _ in seeds]
+    expected = [one.reset(seed=seed)[0] for one, seed in zip(singles, seeds, strict=True)]
+    np.testing.assert_array_equal(observations, expected)
+    running = np.ones(3, dtype=bool)
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        actions = rng.uniform(-1, 1, many.action_space.shape)
+        observations, rewards, terminated, truncated, _ = many.step(actions)
+        for i in np.flatnonzero(running):
+            observation, reward, ended, _, _ = singles[i].step(actions[i])
+            np.testing.assert_array_equal(observations[i], observation)
+            assert rewards[i] == reward
+            assert terminated[i] == ended
+        assert not rewards[~running].any()
+        running = ~(terminated | truncated)
+        np.testing.assert_array_equal(many.active, running)
+    many.close()
+
+
+def test_finished_episodes_stand_still_and_masked_resets_restart_only_those():
+    many = d4rl_tasks.make_vec("hopper-medium-v2", 2)
+    many.reset(seed=0)
+    while not many.active.any() or many.active.all():
+        many.step(np.stack([np.ones(3), -np.ones(3)]))
+    done = ~many.active
+    before = many.observations()
+    after = many.step(np.zeros((2, 3)))[0]
+    np.testing.assert_array_equal(after[done], before[done])
+    assert not np.array_equal(after[~done], before[~done])
+    many.reset(options={"reset_mask": done})
+    assert many.active.all()
+    np.testing.assert_array_equal(many.observations()[~done], after[~done])
+
+
+def test_time_limits():
+    single, many = d4rl_tasks.make("halfcheetah-random-v2"), None
+    single.reset(seed=0)
+    for _ in range(999):
+        assert not single.step(np.zeros(6))[3]
+    assert single.step(np.zeros(6))[3]
+    many = d4rl_tasks.make_vec("antmaze-umaze-v0", 1)
+    many.reset(seed=0)
+    steps = 0
+    while many.active.any():
+        _, _, terminated, truncated, _ = many.step(np.zeros((1, 8)))
+        steps += 1
+    assert steps == 700 and truncated[0] and not terminated[0]
+
+
+def test_goals_are_drawn_once_or_at_every_reset():
+    fixed = d4rl_tasks.make("antmaze-umaze-v0").unwrapped
+    goal = fixed.target_goal.copy()
+    fixed.reset(seed=1)
+    np.testing.assert_array_equal(fixed.target_goal, goal)
+    other = d4rl_tasks.make("antmaze-umaze-v0", goal_seed=1).unwrapped
+    assert not np.array_equal(other.target_goal, goal)
+    fresh = d4rl_tasks.make("antmaze-umaze-v2").unwrapped
+    fresh.reset(seed=1)
+    goal = fresh.target_goal
+    fresh.reset(seed=2)
+    assert not np.array_equal(fresh.target_goal, goal)
+
+
+@pytest.mark.parametrize("name", ["umaze", "medium", "large"])
+def test_goals_lie_in_their_cell(name):
+    maze = get_maze(name)
+    rng = np.random.default_rng(0)
+    goals = np.array([maze.sample_goal(rng) for _ in range(200)])
+    offset = goals - maze.cell_centers(maze.cell_of("G"))
+    assert (offset >= 0).all() and (offset <= 1.5).all() and (offset.max(axis=0) > 1).all()
+    np.testing.assert_array_equal(maze.cells_at(goals), np.tile(maze.cell_of("G"), (200, 1)))
+
+
+def test_reaching_the_goal_ends_the_episode_with_reward_one():
+    environment = d4rl_tasks.make("antmaze-umaze-v0").unwrapped
+    environment.reset(seed=0)
+    assert environment.step(np.zeros(8))[1:3] == (0.0, False)
+    qpos = environment.init_qpos.copy()
+    qpos[:2] = environment.target_goal
+    environment.set_state(qpos, environment.init_qvel)
+    assert environment.step(np.zeros(8))[1:3] == (1.0, True)
+
+
+def test_walls_stop_the_ant():
+    environment = d4rl_tasks.make("antmaze-umaze-v0").unwrapped
+    environment.reset(seed=0)
+    qpos, qvel = environment.init_qpos.copy(), environment.init_qvel.copy()
+    qvel[0] = -30.0
+    environment.set_state(qpos, qvel)
+    for _ in range(60):
+        environment.step(np.zeros(8))
+    assert environment.data.qpos[0] > -2.5
+
+
+def test_shortest_paths():
+    maze = get_maze("umaze")
+    distances = maze.distances_to(maze.cell_of("G"))
+    assert distances[tuple(maze.cell_of("R"))] == 6
+    assert np.isinf(distances[0, 0])
+
+
+@pytest.mark.parametrize("name", ["walker2d-expert-v2", "antmaze-large-play-v0"])
+def test_rendering_headless(name):
+    environment = d4rl_tasks.make(name, render_mode="rgb_array", width=160, height=120)
+    environment.reset(seed=0)
+    picture = environment.render()
+    assert picture.shape == (120, 160, 3)
+    assert picture.std() > 5
+    environment.close()
+
+
+def test_normalised_scores():
+    np.testing.assert_allclose(
+        d4rl_tasks.normalized_score("walker2d-expert-v2", np.array([1.629008, 4592.3])), [0, 1]
+    )
+    assert d4rl_tasks.normalized_score("antmaze-umaze-v0", 0.5) == 0.5
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(d4rl_tasks.D4RLTaskError, match="walker2d-expert-v2"):
+        d4rl_tasks.make("walker-expert-v2")
+    with pytest.raises(d4rl_tasks.D4RLTaskError, match="num_envs"):
+        d4rl_tasks.make_vec("walker2d-expert-v2", 0)
+
+
+def test_wrong_action_shape_is_one_clear_line():
+    environment = d4rl_tasks.make("hopper-medium-v2")
+    environment.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(6,\).*\(3,\)"):
+        environment.step(np.zeros(6))
