@@ -1,0 +1,245 @@
+"""A task's dataset as transitions, from wherever it can be had."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from d4rl_tasks.download import DownloadError, download
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.files import (
+    Checksum,
+    check_note,
+    checksum,
+    dataset_folder,
+    generated_path,
+    read_errors,
+)
+from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, to_float32
+from d4rl_tasks.tasks import Task, get_task
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N transitions of a task, and where they come from. No two arrays share memory.
+
+    Attributes:
+        observations: (N, S) float32.
+        actions: (N, A) float32.
+        next_observations: (N, S) float32.
+        rewards: (N,) float32, of the step, undiscounted.
+        terminals: (N,) float32, 1 where the episode ended with the step, else 0. A time limit
+            ends no episode.
+        name: the task.
+        source: "file" (a path was given), "d4rl" (a file in the dataset folder), "download" (the
+            same, fetched just now), "generated" or "minari:<dataset id>".
+        path: the file; for Minari its folder.
+        generated: a stand-in, not D4RL's data: scores of policies trained on it are not
+            comparable to published ones.
+        sha256: of the file, in hexadecimal; None for Minari.
+        size: of the file in bytes; None for Minari.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    next_observations: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    name: str
+    source: str
+    path: Path
+    generated: bool
+    sha256: str | None
+    size: int | None
+
+
+def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
+    """Load a task's transitions: what `d4rl.qlearning_dataset` yields.
+
+    Row i of a file makes (observation i, action i, observation i + 1, reward i, terminal i), unless
+    it is the last or cut by a time limit (D4RL, https://arxiv.org/abs/2004.07219, and its code).
+
+    Args:
+        name: a task's name.
+        source: where from.
+            "d4rl": D4RL's file in the dataset folder, downloaded if it is not there.
+            "generated": a stand-in in that folder, generated if it is not there.
+            "auto": the first of these two that can be had.
+            A path (it ends in .hdf5 or .h5, or a file is there): that file, in D4RL's layout.
+            "minari:<dataset id>": a Minari dataset that is on this machine.
+
+    Raises:
+        D4RLTaskError: there is no such task, source or file, the download fails, or the data are
+            not what the task needs. A D4RL file that is there but bad is never replaced.
+    """
+    task = get_task(name.removeprefix("d4rl/"))
+    source = str(source)
+    if source.startswith("minari:"):
+        return _load_minari(task, source)
+    if source == "auto":
+        return _load_any(task)
+    if source == "d4rl":
+        return _load_d4rl(task)
+    if source == "generated":
+        return _load_generated(task)
+    path = Path(source).expanduser()
+    if path.suffix in HDF5_SUFFIXES or path.is_file():
+        return _load_file(task, path, "file")
+    raise D4RLTaskError(
+        f"unknown source {source!r}: choose auto, d4rl, generated, minari:<dataset id>, or the "
+        "path of an HDF5 file"
+    )
+
+
+def _load_any(task: Task) -> Dataset:
+    path, origin = dataset_folder() / task.file_name, "d4rl"
+    if not _exists(path):
+        try:
+            path, origin = download(task), "download"
+        except D4RLTaskError as error:
+            return _load_generated(task, error)
+    return _load_file(task, path, origin)
+
+
+def _load_d4rl(task: Task) -> Dataset:
+    path = dataset_folder() / task.file_name
+    if _exists(path):
+        return _load_file(task, path, "d4rl")
+    return _load_file(task, download(task), "download")
+
+
+def _load_generated(task: Task, download_error: D4RLTaskError | None = None) -> Dataset:
+    path = generated_path(task.name)
+    if not _exists(path):
+        _generate(task, path, download_error)
+    return _load_file(task, path, "generated", download_error)
+
+
+def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> None:
+    from d4rl_tasks.generate import generate
+
+    print(f"generating a stand-in for {task.name} at {path}", file=sys.stderr)
+    try:
+        generate(task.name, path)
+    except D4RLTaskError as error:
+        if download_error is None:
+            raise
+        raise D4RLTaskError(f"{download_error}; and there is no stand-in: {error}") from error
+
+
+def _exists(path: Path) -> bool:
+    with read_errors(path):
+        return path.exists()
+
+
+def _load_file(
+    task: Task, path: Path, source: str, download_error: D4RLTaskError | None = None
+) -> Dataset:
+    content = _checked_content(path)
+    rows = read_rows(path, task)
+    dataset = Dataset(
+        **_transitions(rows),
+        name=task.name,
+        source=source,
+        path=path,
+        generated=rows.generated or source == "generated",
+        sha256=content.sha256,
+        size=content.size,
+    )
+    if dataset.generated:
+        print(_stand_in_notice(task, path, download_error), file=sys.stderr)
+    return dataset
+
+
+def _checked_content(path: Path) -> Checksum:
+    with read_errors(path):
+        content = checksum(path)
+        check_note(path, content)
+    return content
+
+
+def _transitions(rows: Rows) -> dict[str, np.ndarray]:
+    kept = np.flatnonzero(~rows.cuts[:-1])
+    return {
+        "observations": rows.observations[kept],
+        "actions": rows.actions[kept],
+        "next_observations": rows.observations[kept + 1],
+        "rewards": rows.rewards[kept],
+        "terminals": rows.terminals[kept].astype(np.float32),
+    }
+
+
+def _stand_in_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
+    failure = ""
+    if download_error is not None:
+        known = isinstance(download_error, DownloadError)
+        reason = download_error.reason if known else download_error
+        failure = f" (The download failed: {reason}.)"
+    return (
+        f"NOTE: {path} is a stand-in, not D4RL's {task.name}: transitions that this project's own "
+        "behaviour policies made in D4RL's physics. Scores of policies trained on it are not the "
+        f"paper's. For the real data put {task.url} into {dataset_folder()}, or set D4RL_MIRROR to "
+        f"a server that has it.{failure}"
+    )
+
+
+def _load_minari(task: Task, source: str) -> Dataset:
+    try:
+        import minari
+    except ImportError as error:
+        raise D4RLTaskError(
+            f"{source} needs Minari ({error}): pip install 'minari[hdf5]', or choose another source"
+        ) from error
+    try:
+        stored = minari.load_dataset(source.removeprefix("minari:"))
+        _check_spaces(task, source, stored)
+        arrays = _minari_transitions(source, stored)
+    except D4RLTaskError:
+        raise
+    except Exception as error:  # Minari has no class of its own for what can be wrong
+        reason = " ".join(str(error).split())
+        raise D4RLTaskError(
+            f"Minari cannot load {source} ({reason}): 'minari list local' shows what is there"
+        ) from error
+    return Dataset(
+        **arrays,
+        name=task.name,
+        source=source,
+        path=Path(stored.storage.data_path),
+        generated=False,
+        sha256=None,
+        size=None,
+    )
+
+
+def _check_spaces(task: Task, source: str, stored) -> None:
+    observation_size, action_size = task_sizes(task)
+    for key, space, size in (
+        ("observations", stored.observation_space, observation_size),
+        ("actions", stored.action_space, action_size),
+    ):
+        if not (isinstance(space, Box) and space.shape == (size,)):
+            problem = f"has {key} in {space}, {task.name} needs a Box of shape ({size},)"
+            raise UnusableDatasetError(source, problem)
+
+
+def _minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
+    """Minari's episodes hold T + 1 observations, so the next one is there even at a time limit."""
+    if stored.total_steps == 0:
+        raise UnusableDatasetError(source, "holds no transition")
+    episodes = list(stored.iterate_episodes())
+    parts = {
+        "observations": [episode.observations[:-1] for episode in episodes],
+        "actions": [episode.actions for episode in episodes],
+        "next_observations": [episode.observations[1:] for episode in episodes],
+        "rewards": [episode.rewards for episode in episodes],
+        "terminals": [episode.terminations for episode in episodes],
+    }
+    arrays = {key: to_float32(source, key, np.concatenate(part)) for key, part in parts.items()}
+    if len({len(values) for values in arrays.values()}) > 1:
+        raise UnusableDatasetError(source, "has episodes whose arrays differ in length")
+    return arrays

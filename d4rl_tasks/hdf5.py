@@ -1,0 +1,229 @@
+"""Reading a flat dataset file in D4RL's layout, and refusing one that is not what it should be."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from d4rl_tasks.environments import observation_space
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.robots import make_robot
+from d4rl_tasks.tasks import Task
+
+# One array may have so many bytes. D4RL's largest, ant-medium-expert's observations, has 0.9e9.
+MAX_BYTES = 4_000_000_000
+# gzip packs 1,032 to 1 at best, so an array that claims more than this times its file was never
+# written: HDF5 would make it up from fill values.
+MAX_EXPANSION = 1_100
+NUMERIC_KINDS = "fiub"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class UnusableDatasetError(D4RLTaskError):
+    """A dataset is damaged, or holds other data than it should.
+
+    Attributes:
+        problem: what is wrong, in words that follow the dataset's name: "has no array 'actions'".
+    """
+
+    def __init__(self, name: str | Path, problem: str):
+        super().__init__(
+            f"{name} {problem}: use another dataset, or delete this one to get it anew"
+        )
+        self.problem = problem
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A flat dataset file: one row per environment step, episode after episode.
+
+    Attributes:
+        observations: (N, S) float32 before the step.
+        actions: (N, A) float32.
+        rewards: (N,) float32.
+        terminals: (N,) bool, the episode ended with this step.
+        cuts: (N,) bool, the row after this one belongs to another episode though none ended.
+        generated: the file says of itself that it is a stand-in, not D4RL's.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    cuts: np.ndarray
+    generated: bool
+
+
+def read_rows(path: Path, task: Task) -> Rows:
+    """Read and check a whole dataset file; without a `timeouts` key `counted_cuts` counts them.
+
+    Raises:
+        UnusableDatasetError: as `read_arrays`, with the sizes of the task's environment; or no two
+            rows make a transition.
+    """
+    observation_size, action_size = task_sizes(task)
+    shapes = {"observations": (observation_size,), "actions": (action_size,)}
+    with _open(path) as file:
+        arrays = _read(file, shapes | {"rewards": (), "terminals": ()}, {"timeouts": ()})
+        generated = bool(file.attrs.get("generated", False))
+    terminals = arrays["terminals"] != 0
+    if "timeouts" in arrays:
+        cuts = arrays["timeouts"] != 0
+    else:
+        cuts = counted_cuts(terminals, task.max_episode_steps)
+    if cuts[:-1].all():
+        raise UnusableDatasetError(path, "holds no transition: all rows but the last are timeouts")
+    return Rows(
+        observations=to_float32(path, "observations", arrays["observations"]),
+        actions=to_float32(path, "actions", arrays["actions"]),
+        rewards=to_float32(path, "rewards", arrays["rewards"]),
+        terminals=terminals,
+        cuts=cuts,
+        generated=generated,
+    )
+
+
+def read_arrays(
+    path: Path, shapes: Shapes, optional: Shapes | None = None
+) -> dict[str, np.ndarray]:
+    """Read arrays of a dataset file, all of the same length.
+
+    Args:
+        path: an HDF5 file.
+        shapes: key to the shape of one row. Scalars, (), may be stored as (N,) or (N, 1).
+        optional: the same for keys that may be missing.
+
+    Returns:
+        key to an array (N, *shape), N at least 2, of the file's number format, all finite.
+
+    Raises:
+        UnusableDatasetError: the file is damaged or not HDF5, takes data from other files, lacks
+            a key, or has arrays of other shapes, of different lengths or with NaN or infinity.
+    """
+    with _open(path) as file:
+        return _read(file, shapes, optional or {})
+
+
+def task_sizes(task: Task) -> tuple[int, int]:
+    """How many numbers a task's observation and action have."""
+    robot = make_robot(task)
+    model = robot.model()
+    return observation_space(robot, model).shape[0], model.nu
+
+
+def counted_cuts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
+    """Where D4RL's own loop (`d4rl.qlearning_dataset`) cuts a file that has no `timeouts`.
+
+    It counts steps and cuts at step max_episode_steps - 1. The row after a cut counts as step 0,
+    like the first row, but the row after a terminal as step 1.
+
+    Args:
+        terminals: (N,) bool.
+        max_episode_steps: the task's time limit.
+
+    Returns:
+        (N,) bool. A cut wins over a terminal in the same row.
+    """
+    cuts = np.zeros(len(terminals), dtype=bool)
+    last_step = max_episode_steps - 1
+    step_zero = 0
+    for row in np.flatnonzero(terminals).tolist():
+        cuts[step_zero + last_step : row + 1 : max_episode_steps] = True
+        step_zero = row + 1 if cuts[row] else row
+    cuts[step_zero + last_step :: max_episode_steps] = True
+    return cuts
+
+
+def to_float32(name: str | Path, key: str, values: np.ndarray) -> np.ndarray:
+    """Values, (N, ...), as float32.
+
+    Raises:
+        UnusableDatasetError: some are not finite, or too large for float32.
+    """
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
+    _check_finite(name, key, values)
+    return values
+
+
+def _check_finite(name: str | Path, key: str, values: np.ndarray) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0]
+        raise UnusableDatasetError(name, f"has NaN or infinity in '{key}', first in row {row}")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    # What h5py makes of HDF5's own errors depends on the part of the file that is damaged.
+    try:
+        with h5py.File(path, "r") as file:
+            _refuse_external_links(file)
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
+
+
+def _refuse_external_links(file: h5py.File) -> None:
+    # Soft links need no check: they stay in the file unless they meet an external one. This looks
+    # at the links alone: h5py's own Group.get(getlink=True) would already open the other file.
+    def leads_out(key: bytes, link: h5py.h5l.LinkInfo) -> bytes | None:
+        inside = link.type in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
+        return None if inside else key
+
+    outsider = file.id.links.visit(leads_out, info=True)
+    if outsider is not None:
+        raise _from_elsewhere(file, outsider.decode(errors="replace"))
+
+
+def _from_elsewhere(file: h5py.File, key: str) -> UnusableDatasetError:
+    return UnusableDatasetError(
+        file.filename, f"takes '{key}' from another file, which is refused for safety"
+    )
+
+
+def _read(file: h5py.File, shapes: Shapes, optional: Shapes) -> dict[str, np.ndarray]:
+    shapes = shapes | {key: shape for key, shape in optional.items() if key in file}
+    datasets = {key: _find(file, key, shape) for key, shape in shapes.items()}
+    _check_lengths(file, datasets)
+    arrays = {}
+    for key, dataset in datasets.items():
+        arrays[key] = dataset[()].reshape(-1, *shapes[key])
+        _check_finite(file.filename, key, arrays[key])
+    return arrays
+
+
+def _find(file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
+    """The dataset of a key, checked by its declaration alone, before any of it is read."""
+    dataset = file.get(key)
+    if not isinstance(dataset, h5py.Dataset):
+        raise UnusableDatasetError(file.filename, f"has no array '{key}'")
+    # First of all: the shape of a virtual dataset may come from the files that it names.
+    if dataset.is_virtual or dataset.external:
+        raise _from_elsewhere(file, key)
+    if dataset.dtype.kind not in NUMERIC_KINDS:
+        raise UnusableDatasetError(file.filename, f"has no numbers in '{key}' but {dataset.dtype}")
+    allowed = [shape] if shape else [(), (1,)]
+    if not dataset.shape or dataset.shape[1:] not in allowed:
+        wanted = " or ".join(str(("N", *one)).replace("'", "") for one in allowed)
+        problem = f"has '{key}' of shape {dataset.shape}, the task needs {wanted}"
+        raise UnusableDatasetError(file.filename, problem)
+    if dataset.nbytes > min(MAX_BYTES, MAX_EXPANSION * file.id.get_filesize()):
+        problem = f"claims {dataset.nbytes:,} bytes for '{key}', more than it can hold"
+        raise UnusableDatasetError(file.filename, problem)
+    return dataset
+
+
+def _check_lengths(file: h5py.File, datasets: dict[str, h5py.Dataset]) -> None:
+    lengths = {key: len(dataset) for key, dataset in datasets.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise UnusableDatasetError(file.filename, f"has arrays of different lengths: {listed}")
+    if min(lengths.values()) < 2:
+        problem = f"has too few rows ({min(lengths.values())}): a transition takes two"
+        raise UnusableDatasetError(file.filename, problem)
