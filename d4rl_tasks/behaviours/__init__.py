@@ -1,0 +1,72 @@
+"""Behaviour policies: small networks that collect the generated datasets (see README.md)."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+MANIFEST = FOLDER / "manifest.json"
+LOG_STD_RANGE = (-20.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A tanh-squashed Gaussian policy with two hidden layers of ReLU, in NumPy.
+
+    Attributes:
+        name: robot and training steps, e.g. "walker2d/0450000".
+        training_steps: environment steps after which it was saved.
+        weights: float32 arrays, named as in the .npz files (README.md).
+    """
+
+    name: str
+    training_steps: int
+    weights: dict[str, np.ndarray]
+
+    def distribution(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, S) observations -> mean and log standard deviation before tanh, (n, A) each."""
+        w = self.weights
+        hidden = np.asarray(observations, dtype=np.float32)
+        for layer in ("layer0", "layer1"):
+            hidden = np.maximum(hidden @ w[f"{layer}_weight"] + w[f"{layer}_bias"], 0)
+        mean = hidden @ w["mean_weight"] + w["mean_bias"]
+        log_std = np.clip(hidden @ w["log_std_weight"] + w["log_std_bias"], *LOG_STD_RANGE)
+        return mean, log_std
+
+    def mean_action(self, observations: np.ndarray) -> np.ndarray:
+        """(n, S) -> (n, A) float32 actions in [-1, 1], without noise."""
+        return np.tanh(self.distribution(observations)[0])
+
+    def sample(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Act by sampling.
+
+        Args:
+            observations: (n, S).
+            noise: (n, A) standard normal.
+
+        Returns:
+            actions (n, A) float32 in [-1, 1], and the logs of their probability densities (n,),
+            by the change of variables of tanh (Haarnoja et al. 2018, appendix C).
+        """
+        mean, log_std = self.distribution(observations)
+        raw = mean + np.exp(log_std) * noise.astype(np.float32)
+        normal = -0.5 * (np.square(noise) + np.log(2 * np.pi)) - log_std
+        log_slope = 2 * (np.log(2) - raw - np.logaddexp(0, -2 * raw))
+        return np.tanh(raw), (normal - log_slope).sum(axis=1)
+
+
+@cache
+def read_manifest() -> dict[str, list[dict]]:
+    """What is known of every behaviour: by robot, in the order of training."""
+    return json.loads(MANIFEST.read_text())
+
+
+def load_behaviour(file: str, folder: Path = FOLDER) -> Behaviour:
+    """Read a behaviour by its manifest's `file`, e.g. "walker2d/0450000.npz"."""
+    path = folder / file
+    with np.load(path, allow_pickle=False) as arrays:
+        weights = {name: arrays[name] for name in arrays.files}
+    return Behaviour(file.removesuffix(".npz"), int(path.stem), weights)

@@ -1,0 +1,341 @@
+"""Generate a stand-in for a D4RL dataset, by rolling out this project's behaviour policies.
+
+    python -m d4rl_tasks.generate walker2d-expert-v2 [--transitions N] [--seed S] [--out FILE]
+
+The file has D4RL's format and every key of D4RL's v2 files, and says in its attributes that it is
+generated. It depends on the task, the number of transitions and the seed alone.
+"""
+
+import argparse
+import io
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from d4rl_tasks.behaviours import Behaviour, load_behaviour, read_manifest
+from d4rl_tasks.environments import LockstepVectorEnv, make_vec
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.files import atomic_path, generated_path
+from d4rl_tasks.navigation import Navigator
+from d4rl_tasks.tasks import Task, get_task, normalized_score
+
+DEFAULT_TRANSITIONS = 300_000
+LANES = 32
+SHORTEST_LANE = 5_000
+ANTMAZE_BEHAVIOUR = "antdir/0400000.npz"
+COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+NUMBER_FORMAT = {"terminals": bool, "timeouts": bool, "infos/qpos": float, "infos/qvel": float}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One stream of episodes: `length` transitions by one behaviour (None acts at random)."""
+
+    behaviour: Behaviour | None
+    length: int
+
+
+def behaviours_of(task: Task) -> list[Behaviour | None]:
+    """The behaviours whose transitions make up a task's dataset, in their order in the file.
+
+    Raises:
+        D4RLTaskError: there are none for this robot.
+    """
+    if task.robot == "antmaze":
+        return [load_behaviour(ANTMAZE_BEHAVIOUR)]
+    if task.quality == "random":
+        return [None]
+    entries = read_manifest().get(task.robot)
+    if entries is None:
+        robots = ", ".join(sorted(set(read_manifest()) - {"antdir"}))
+        raise D4RLTaskError(
+            f"{task.name} cannot be generated, no behaviour policy of {task.robot} exists: there "
+            f"are behaviours for {robots} and antmaze; get D4RL's own file from {task.url}"
+        )
+    roles = {entry["role"]: index for index, entry in enumerate(entries) if "role" in entry}
+    chosen = {
+        "medium": [entries[roles["medium"]]],
+        "expert": [entries[roles["expert"]]],
+        "medium-expert": [entries[roles["medium"]], entries[roles["expert"]]],
+        "medium-replay": entries[: roles["medium"] + 1],
+        "full-replay": entries,
+    }[task.quality]
+    return [load_behaviour(entry["file"]) for entry in chosen]
+
+
+def plan_lanes(behaviours: list[Behaviour | None], transitions: int) -> list[Lane]:
+    """Share transitions evenly among behaviours, and each one's among lanes of similar length."""
+    lanes = []
+    for share, behaviour in zip(_even_parts(transitions, len(behaviours)), behaviours, strict=True):
+        count = max(1, min(LANES // len(behaviours), share // SHORTEST_LANE))
+        lanes += [Lane(behaviour, part) for part in _even_parts(share, count) if part]
+    return lanes
+
+
+def _even_parts(total: int, count: int) -> list[int]:
+    return [total // count + (index < total % count) for index in range(count)]
+
+
+class SamplingController:
+    """Each lane acts by sampling from its behaviour, or uniformly where it has none."""
+
+    def __init__(self, lanes: list[Lane], action_size: int, rngs: list[np.random.Generator]):
+        self._rngs = rngs
+        self._action_size = action_size
+        self._groups: dict[Behaviour | None, list[int]] = {}
+        for index, lane in enumerate(lanes):
+            name = lane.behaviour.name if lane.behaviour else None
+            self._groups.setdefault(name, []).append(index)
+        self._behaviours = {lane.behaviour.name: lane.behaviour for lane in lanes if lane.behaviour}
+
+    def start(self, environment: LockstepVectorEnv, indices: np.ndarray) -> None:
+        """Episodes start where the environment starts them."""
+
+    def act(
+        self, environment: LockstepVectorEnv, observations: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(lanes, S) -> actions (lanes, A) float32, and what else to record of the step."""
+        actions = np.empty((len(observations), self._action_size), dtype=np.float32)
+        log_probs = np.empty(len(observations))
+        for name, group in self._groups.items():
+            if name is None:
+                actions[group] = [self._rngs[i].uniform(-1, 1, self._action_size) for i in group]
+                log_probs[group] = -self._action_size * np.log(2)
+            else:
+                noise = np.stack([self._rngs[i].standard_normal(self._action_size) for i in group])
+                sample = self._behaviours[name].sample(observations[group], noise)
+                actions[group], log_probs[group] = sample
+        return actions, {"infos/action_log_probs": log_probs}
+
+    def arrived(self, environment: LockstepVectorEnv) -> np.ndarray:
+        """(lanes,) bool: episodes to be cut although the environment goes on."""
+        return np.zeros(environment.num_envs, dtype=bool)
+
+
+def roll_out(task: Task, lanes: list[Lane], seed: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Step all lanes together for as long as the longest.
+
+    Returns:
+        D4RL's arrays, lane after lane, and the statistics of `_episode_statistics`.
+    """
+    streams = np.random.SeedSequence(seed).spawn(len(lanes))
+    with_actions = [np.random.default_rng(stream.spawn(1)[0]) for stream in streams]
+    environment = make_vec(task.name, len(lanes))
+    if task.maze:
+        controller = Navigator(task, environment, lanes[0].behaviour, with_actions)
+    else:
+        controller = SamplingController(lanes, environment.model.nu, with_actions)
+    try:
+        seeds = [int(stream.generate_state(1)[0]) for stream in streams]
+        return _record(environment, controller, np.array([lane.length for lane in lanes]), seeds)
+    finally:
+        environment.close()
+
+
+def _record(
+    environment: LockstepVectorEnv,
+    controller: "SamplingController | Navigator",
+    lengths: np.ndarray,
+    seeds: list[int],
+) -> tuple[dict[str, np.ndarray], dict]:
+    everyone = np.arange(environment.num_envs)
+    environment.reset(seed=seeds)
+    controller.start(environment, everyone)
+    observations = environment.observations()
+    columns: dict[str, np.ndarray] = {}
+    whole = np.zeros((lengths.max(), len(everyone)), dtype=bool)
+    arrivals = np.zeros_like(whole)
+    for step in tqdm(range(lengths.max()), unit="step", unit_scale=len(everyone), desc="generate"):
+        actions, extra = controller.act(environment, observations)
+        row = {"observations": observations, "actions": actions, **extra}
+        row["infos/qpos"], row["infos/qvel"] = environment.qpos.copy(), environment.qvel.copy()
+        following, rewards, terminals, truncations, _ = environment.step(actions)
+        arrived = controller.arrived(environment) & ~terminals
+        finished = terminals | truncations | arrived
+        last = step == lengths - 1
+        row |= {"next_observations": following, "rewards": rewards, "terminals": terminals}
+        row["timeouts"] = (truncations | arrived | last) & ~terminals
+        _store(columns, row, step, lengths.max())
+        whole[step], arrivals[step] = finished, arrived | (terminals & (rewards > 0))
+        observations = following
+        if finished.any():
+            environment.reset(options={"reset_mask": finished})
+            controller.start(environment, np.flatnonzero(finished))
+            observations = environment.observations()
+    arrays = {key: _lane_after_lane(column, lengths) for key, column in columns.items()}
+    ends = _lane_after_lane(whole, lengths)
+    return arrays, _episode_statistics(
+        environment.task, arrays, ends, _lane_after_lane(arrivals, lengths)
+    )
+
+
+def _store(
+    columns: dict[str, np.ndarray], row: dict[str, np.ndarray], step: int, steps: int
+) -> None:
+    for key, value in row.items():
+        if key not in columns:
+            dtype = NUMBER_FORMAT.get(key, np.float32)
+            columns[key] = np.empty((steps, *value.shape), dtype=dtype)
+        columns[key][step] = value
+
+
+def _lane_after_lane(column: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([column[:length, lane] for lane, length in enumerate(lengths)])
+
+
+def _episode_statistics(
+    task: Task, arrays: dict[str, np.ndarray], ends: np.ndarray, arrivals: np.ndarray
+) -> dict:
+    """Returns of the whole episodes; those that the end of a lane cut short do not count."""
+    stops = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
+    totals = np.add.reduceat(arrays["rewards"].astype(np.float64), np.r_[0, stops[:-1] + 1])
+    is_whole = ends[stops]
+    statistics = {"transitions": len(ends), "episodes": int(is_whole.sum())}
+    if is_whole.any():
+        mean = totals[is_whole].mean()
+        statistics["mean_return"] = float(mean)
+        statistics["mean_normalized_score"] = float(normalized_score(task.name, mean))
+        if task.maze:
+            statistics["goal_rate"] = float(arrivals[stops][is_whole].mean())
+    return statistics
+
+
+def _metadata(behaviours: list[Behaviour | None]) -> dict[str, np.ndarray | str]:
+    if behaviours == [None]:
+        return {"algorithm": "uniformly random actions"}
+    metadata = {"algorithm": "TQC", "iteration": [b.training_steps for b in behaviours]}
+    if len(behaviours) > 1:
+        return metadata
+    weights = behaviours[0].weights
+    for ours, theirs in zip(
+        ("layer0", "layer1", "mean", "log_std"),
+        ("fc0", "fc1", "last_fc", "last_fc_log_std"),
+        strict=True,
+    ):
+        metadata[f"policy/{theirs}/weight"] = weights[f"{ours}_weight"].T
+        metadata[f"policy/{theirs}/bias"] = weights[f"{ours}_bias"]
+    metadata["policy/nonlinearity"] = "relu"
+    metadata["policy/output_distribution"] = "tanh_gaussian"
+    return metadata | {"iteration": behaviours[0].training_steps}
+
+
+def write_dataset(
+    path: Path, arrays: dict[str, np.ndarray], metadata: dict, attributes: dict
+) -> None:
+    """Write D4RL-format HDF5, whole or not at all.
+
+    Raises:
+        D4RLTaskError: the file cannot be written.
+    """
+    # Built in memory: on a full disk HDF5 itself crashes the process when it exits.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for key, values in arrays.items():
+            file.create_dataset(key, data=values, **COMPRESSION)
+        for key, value in metadata.items():
+            file[f"metadata/{key}"] = value
+        file.attrs.update(attributes)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def generate(
+    task_name: str, out: Path, transitions: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Generate a stand-in for a task's dataset.
+
+    Args:
+        task_name: D4RL's name.
+        out: the HDF5 file to write.
+        transitions: rows of the file, at least 2; None means 300,000.
+        seed: non-negative.
+
+    Returns:
+        What is stored as the file's attributes: rows, episodes, and over the whole episodes the
+        mean return and normalised score, and for antmaze the share that reached its goal.
+
+    Raises:
+        D4RLTaskError: unknown task, no behaviour for it, bad numbers, or an unwritable file.
+    """
+    task = get_task(task_name)
+    transitions = DEFAULT_TRANSITIONS if transitions is None else transitions
+    if transitions < 2:
+        raise D4RLTaskError(f"transitions is {transitions}: a dataset needs at least 2")
+    if seed < 0:
+        raise D4RLTaskError(f"seed is {seed}: it must not be negative")
+    behaviours = behaviours_of(task)
+    with atomic_path(out):
+        # Fails now, not after a minute's work, if the folder cannot be written.
+        pass
+    arrays, statistics = roll_out(task, plan_lanes(behaviours, transitions), seed)
+    attributes = {
+        "generated": True,
+        "generator": "d4rl_tasks.generate",
+        "task": task.name,
+        "seed": seed,
+        "behaviours": [b.name if b else "random" for b in behaviours],
+        "mujoco_version": mujoco.mj_versionString(),
+        **statistics,
+    }
+    metadata = {"algorithm": "SAC and a planner"} if task.maze else _metadata(behaviours)
+    write_dataset(out, arrays, metadata, attributes)
+    return statistics
+
+
+def describe(path: Path, statistics: dict[str, float]) -> str:
+    """One line for a person about a generated file."""
+    line = (
+        f"{path}: {statistics['transitions']} transitions, {statistics['episodes']} whole episodes"
+    )
+    if "mean_return" in statistics:
+        line += (
+            f", mean return {statistics['mean_return']:.1f}, "
+            f"normalised score {statistics['mean_normalized_score']:.3f}"
+        )
+    if "goal_rate" in statistics:
+        line += f", {statistics['goal_rate']:.1%} reached their goal"
+    return line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m d4rl_tasks.generate",
+        description="Generate a stand-in for a D4RL dataset by this project's behaviours.",
+    )
+    parser.add_argument("task", help="a task's name, e.g. walker2d-expert-v2")
+    parser.add_argument(
+        "--transitions",
+        type=int,
+        default=DEFAULT_TRANSITIONS,
+        help="rows of the file (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: where load_dataset looks for it)"
+    )
+    options = parser.parse_args(arguments)
+    # A termination unwinds like Ctrl-C does, so that no temporary file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        out = options.out or generated_path(get_task(options.task).name)
+        if out.exists():
+            raise D4RLTaskError(f"{out} exists already: delete it, or name another file with --out")
+        print(describe(out, generate(options.task, out, options.transitions, options.seed)))
+    except D4RLTaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Train a robot's behaviour policies with TQC from SBX, as those in `behaviours/` were trained.
+
+    pip install sbx-rl==0.28.0
+    python -m d4rl_tasks.train_behaviour halfcheetah --steps 250000 --out my_behaviours
+    python -m d4rl_tasks.train_behaviour halfcheetah --steps 750000 --out my_behaviours \\
+        --continue-from 250000
+
+A checkpoint is written every 50,000 environment steps, and `manifest.json` with its returns over
+ten episodes. `--continue-from` goes on from a packaged checkpoint. A checkpoint holds an actor
+alone, so its replay buffer is collected again, by all packaged checkpoints up to it, and critics
+are fitted to that before the actor moves.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from d4rl_tasks.behaviours import FOLDER, Behaviour, load_behaviour, read_manifest
+from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
+from d4rl_tasks.tasks import normalized_score
+
+CHECKPOINT_STEPS = 50_000
+REFILL_STEPS = 20_000
+CRITIC_STEPS = 20_000
+BLOCK = 50
+# Of 25 atoms of each critic; the best numbers of the TQC paper (Kuznetsov et al. 2020, appendix).
+DROPPED_ATOMS = {"halfcheetah": 0, "hopper": 5, "walker2d": 2, "ant": 2}
+FLAX_LAYERS = {"layer0": "Dense_0", "layer1": "Dense_1", "mean": "Dense_2", "log_std": "Dense_3"}
+
+
+def make_tqc(robot: str, seed: int, entropy: str):
+    """TQC as the packaged behaviours were trained; one gradient step per environment step."""
+    from sbx import TQC
+
+    return TQC(
+        "MlpPolicy",
+        make(f"{robot}-expert-v2"),
+        batch_size=128,
+        learning_rate=3e-4,
+        buffer_size=1_000_000,
+        learning_starts=5_000,
+        top_quantiles_to_drop_per_net=DROPPED_ATOMS[robot],
+        train_freq=BLOCK,
+        gradient_steps=BLOCK,
+        ent_coef=entropy,
+        policy_kwargs={"net_arch": {"pi": [128, 128], "qf": [192, 192]}, "layer_norm": True},
+        seed=seed,
+    )
+
+
+def actor_weights(model) -> dict[str, np.ndarray]:
+    """The actor's weights under the names of the .npz files."""
+    layers = model.policy.actor_state.params["params"]
+    weights = {}
+    for ours, theirs in FLAX_LAYERS.items():
+        weights[f"{ours}_weight"] = np.asarray(layers[theirs]["kernel"], dtype=np.float32)
+        weights[f"{ours}_bias"] = np.asarray(layers[theirs]["bias"], dtype=np.float32)
+    return weights
+
+
+def set_actor_weights(model, weights: dict[str, np.ndarray]) -> None:
+    """Put a checkpoint's weights into the actor."""
+    layers = {
+        theirs: {"kernel": weights[f"{ours}_weight"], "bias": weights[f"{ours}_bias"]}
+        for ours, theirs in FLAX_LAYERS.items()
+    }
+    state = model.policy.actor_state
+    model.policy.actor_state = state.replace(params={"params": layers})
+
+
+def refill(model, robot: str, behaviours: list[Behaviour], seed: int) -> None:
+    """Fill the replay buffer with transitions of the given behaviours, sampled."""
+    rng = np.random.default_rng(seed)
+    for behaviour in behaviours:
+        environment = make(f"{robot}-expert-v2")
+        observation, _ = environment.reset(seed=seed + behaviour.training_steps)
+        for _ in range(REFILL_STEPS):
+            noise = rng.standard_normal((1, environment.action_space.shape[0]))
+            action, _ = behaviour.sample(observation[None], noise)
+            following, reward, terminated, truncated, _ = environment.step(action[0])
+            info = {"TimeLimit.truncated": truncated and not terminated}
+            done = np.array([terminated or truncated])
+            model.replay_buffer.add(
+                observation[None], following[None], action, np.array([reward]), done, [info]
+            )
+            observation = following
+            if terminated or truncated:
+                observation, _ = environment.reset()
+
+
+def warm_up_critics(model) -> None:
+    """Fit the critics to the refilled buffer while the actor stands still."""
+    from stable_baselines3.common.logger import configure
+
+    model.set_logger(configure(None, []))
+    model.policy_delay = CRITIC_STEPS + 1
+    # In one call: SBX compiles its loop anew for every phase of the policy delay.
+    model.train(CRITIC_STEPS, model.batch_size)
+    model.policy_delay = 1
+    model.learning_starts = 0
+
+
+def returns_of(
+    environment: LockstepVectorEnv, behaviour: Behaviour, sampled: bool, seed: int
+) -> np.ndarray:
+    """(num_envs,) undiscounted returns of one episode in each environment."""
+    rng = np.random.default_rng(seed)
+    observation, _ = environment.reset(seed=seed)
+    total = np.zeros(environment.num_envs)
+    while environment.active.any():
+        noise = rng.standard_normal(environment.action_space.shape)
+        action = behaviour.sample(observation, noise * sampled)[0]
+        observation, reward, _, _, _ = environment.step(action)
+        total += reward
+    return total
+
+
+def manifest_entry(robot: str, behaviour: Behaviour, seed: int = 0) -> dict:
+    """Measure a behaviour over ten episodes, acting by the mean and by sampling."""
+    environment = make_vec(f"{robot}-expert-v2", 10)
+    entry = {"file": behaviour.name + ".npz", "training_steps": behaviour.training_steps}
+    for way in ("mean", "sampled"):
+        returns = returns_of(environment, behaviour, way == "sampled", seed)
+        score = normalized_score(environment.task.name, returns.mean())
+        entry[f"return_{way}"] = round(float(returns.mean()), 1)
+        entry[f"return_{way}_std"] = round(float(returns.std()), 1)
+        entry[f"score_{way}"] = round(float(score), 3)
+    environment.close()
+    return entry
+
+
+def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
+    """Write the actor as a behaviour, add it to the folder's manifest, return its entry."""
+    name = f"{robot}/{training_steps:07d}"
+    behaviour = Behaviour(name, training_steps, actor_weights(model))
+    (out / robot).mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out / f"{name}.npz", **behaviour.weights)
+    entry = manifest_entry(robot, behaviour)
+    path = out / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    manifest.setdefault(robot, []).append(entry)
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    return entry
+
+
+def train(robot: str, steps: int, out: Path, seed: int, continue_from: int | None) -> None:
+    """Train for `steps` environment steps and save a checkpoint every 50,000."""
+    start = continue_from or 0
+    model = make_tqc(robot, seed, entropy="auto_0.1" if start else "auto")
+    if start:
+        entries = [e for e in read_manifest()[robot] if e["training_steps"] <= start]
+        behaviours = [load_behaviour(entry["file"], FOLDER) for entry in entries]
+        set_actor_weights(model, behaviours[-1].weights)
+        refill(model, robot, behaviours, seed)
+        warm_up_critics(model)
+    for done in range(CHECKPOINT_STEPS, steps + 1, CHECKPOINT_STEPS):
+        model.learn(CHECKPOINT_STEPS, reset_num_timesteps=done == CHECKPOINT_STEPS)
+        print(json.dumps(save_checkpoint(model, robot, start + done, out)), flush=True)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("robot", choices=["halfcheetah", "hopper", "walker2d", "ant"])
+    parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--continue-from", type=int, help="training steps of a packaged checkpoint")
+    arguments = parser.parse_args()
+    train(arguments.robot, arguments.steps, arguments.out, arguments.seed, arguments.continue_from)
+
+
+if __name__ == "__main__":
+    main()

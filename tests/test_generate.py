@@ -1,0 +1,263 @@
+"""Generated stand-ins: what is in the files, and that nothing else is left behind."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import d4rl_tasks
+from d4rl_tasks.behaviours import MANIFEST
+from d4rl_tasks.generate import Lane, behaviours_of, generate, main, plan_lanes
+from d4rl_tasks.mazes import get_maze
+from d4rl_tasks.navigation import goal_cells, next_cells
+from d4rl_tasks.tasks import get_task
+from d4rl_tasks.verify import main as verify
+from d4rl_tasks.verify import verify_file
+
+ROOT = Path(__file__).parent.parent
+V2_KEYS = {
+    *("observations", "actions", "next_observations", "rewards", "terminals", "timeouts"),
+    *("infos/qpos", "infos/qvel", "infos/action_log_probs"),
+    *("metadata/algorithm", "metadata/iteration"),
+    *("metadata/policy/nonlinearity", "metadata/policy/output_distribution"),
+    *(
+        f"metadata/policy/{layer}/{part}"
+        for layer in ("fc0", "fc1", "last_fc", "last_fc_log_std")
+        for part in ("weight", "bias")
+    ),
+}
+
+
+def arrays_of(path):
+    arrays = {}
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(collect)
+        return arrays, dict(file.attrs)
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    return path, generate("hopper-expert-v2", path, transitions=3000, seed=1)
+
+
+def test_a_file_has_d4rls_keys_shapes_and_types(hopper):
+    arrays, attributes = arrays_of(hopper[0])
+    assert set(arrays) == V2_KEYS
+    for key, shape in {
+        "observations": (3000, 11),
+        "actions": (3000, 3),
+        "rewards": (3000,),
+    }.items():
+        assert arrays[key].shape == shape and arrays[key].dtype == np.float32
+    assert arrays["terminals"].dtype == arrays["timeouts"].dtype == bool
+    assert arrays["infos/qpos"].dtype == np.float64
+    assert attributes["generated"] and attributes["task"] == "hopper-expert-v2"
+    assert attributes["transitions"] == 3000 and attributes["seed"] == 1
+
+
+def test_rows_follow_each_other_within_episodes(hopper):
+    arrays, _ = arrays_of(hopper[0])
+    ends = arrays["terminals"] | arrays["timeouts"]
+    assert not (arrays["terminals"] & arrays["timeouts"]).any()
+    assert ends[-1]
+    inside = np.flatnonzero(~ends[:-1])
+    np.testing.assert_array_equal(
+        arrays["next_observations"][inside], arrays["observations"][inside + 1]
+    )
+
+
+def test_statistics_are_those_of_the_whole_episodes(hopper):
+    arrays, attributes = arrays_of(hopper[0])
+    ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
+    episodes = np.split(arrays["rewards"].astype(float), ends[:-1] + 1)
+    whole = [
+        e
+        for e, end in zip(episodes, ends, strict=True)
+        if len(e) == 1000 or arrays["terminals"][end]
+    ]
+    assert attributes["episodes"] == len(whole)
+    mean = np.mean([episode.sum() for episode in whole])
+    assert attributes["mean_return"] == pytest.approx(mean)
+    score = d4rl_tasks.normalized_score("hopper-expert-v2", mean)
+    assert attributes["mean_normalized_score"] == pytest.approx(float(score))
+
+
+def test_its_physics_is_d4rls_to_the_twelfth_digit(hopper):
+    errors = verify_file(hopper[0], "hopper-expert-v2", samples=300)
+    assert np.median(errors["D4RL's physics"]) < 1e-12
+    assert np.median(errors["uncorrected"]) > 1e-4
+
+
+def test_verify_prints_both_distributions(hopper, capsys):
+    assert verify([str(hopper[0]), "--env", "hopper-expert-v2", "--samples", "50"]) == 0
+    printed = capsys.readouterr().out
+    assert "D4RL's physics" in printed and "uncorrected" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nowhere.hdf5", "--env", "hopper-expert-v2"],
+        ["HOPPER", "--env", "walker2d-expert-v2"],
+        ["HOPPER", "--env", "hoper-expert-v2"],
+        ["HOPPER", "--env", "hopper-expert-v2", "--samples", "0"],
+    ],
+)
+def test_verify_refuses_bad_input_in_one_line(hopper, capsys, arguments):
+    arguments = [str(hopper[0]) if part == "HOPPER" else part for part in arguments]
+    assert verify(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_file_depends_on_task_size_and_seed_alone(tmp_path):
+    paths = [tmp_path / f"{i}.hdf5" for i in range(3)]
+    for path, seed in zip(paths, (5, 5, 6), strict=True):
+        generate("walker2d-medium-v2", path, transitions=500, seed=seed)
+    first, again, other = (path.read_bytes() for path in paths)
+    assert first == again
+    assert first != other
+
+
+def test_random_acts_uniformly(tmp_path):
+    generate("halfcheetah-random-v2", tmp_path / "r.hdf5", transitions=5000)
+    actions = arrays_of(tmp_path / "r.hdf5")[0]["actions"]
+    np.testing.assert_allclose(np.quantile(actions, [0.25, 0.5, 0.75]), [-0.5, 0, 0.5], atol=0.03)
+
+
+def test_mixtures_share_the_transitions_in_order():
+    def shares(name, transitions):
+        lanes = plan_lanes(behaviours_of(get_task(name)), transitions)
+        counts = {}
+        for lane in lanes:
+            counts[lane.behaviour.name] = counts.get(lane.behaviour.name, 0) + lane.length
+        return counts
+
+    assert shares("walker2d-medium-expert-v2", 100_001) == {
+        "walker2d/0150000": 50_001,
+        "walker2d/0450000": 50_000,
+    }
+    replay = shares("walker2d-medium-replay-v2", 30_000)
+    assert replay == {f"walker2d/0{k}0000": 10_000 for k in ("05", "10", "15")}
+    manifest = json.loads(MANIFEST.read_text())
+    assert len(shares("hopper-full-replay-v2", 50_000)) == len(manifest["hopper"])
+
+
+def test_lanes_are_long_enough_for_whole_episodes():
+    lanes = plan_lanes([None], 300_000)
+    assert len(lanes) == 32
+    assert sum(lane.length for lane in lanes) == 300_000
+    assert plan_lanes([None], 7) == [Lane(None, 7)]
+
+
+def test_every_robot_but_ant_can_be_generated():
+    for name in d4rl_tasks.task_names():
+        task = get_task(name)
+        if task.robot == "ant" and task.quality != "random":
+            with pytest.raises(d4rl_tasks.D4RLTaskError, match="halfcheetah, hopper, walker2d"):
+                behaviours_of(task)
+        else:
+            assert behaviours_of(task)
+
+
+def test_every_expert_is_an_expert():
+    for robot, entries in json.loads(MANIFEST.read_text()).items():
+        for entry in entries:
+            if entry.get("role") == "expert":
+                assert entry["score_sampled"] > 0.8, robot
+
+
+@pytest.mark.parametrize("name", ["antmaze-umaze-v0", "antmaze-large-diverse-v2"])
+def test_antmaze_files_record_goals_and_are_cut_at_them(tmp_path, name):
+    path = tmp_path / "maze.hdf5"
+    statistics = generate(name, path, transitions=4000)
+    arrays, _ = arrays_of(path)
+    distance = np.linalg.norm(arrays["next_observations"][:, :2] - arrays["infos/goal"], axis=1)
+    np.testing.assert_array_equal(arrays["rewards"] > 0, arrays["terminals"])
+    ends = arrays["terminals"] | arrays["timeouts"]
+    assert ends[distance < 0.49].all()
+    assert 0 <= statistics["goal_rate"] <= 1
+
+
+def test_goals_and_starts_of_the_variants():
+    maze = get_maze("large")
+    assert goal_cells(maze, "").tolist() == [maze.cell_of("G").tolist()]
+    assert len(goal_cells(maze, "diverse")) == len(maze.free_cells())
+    play = goal_cells(maze, "play").tolist()
+    assert play[0] == maze.cell_of("G").tolist()
+    assert [1, 10] in play and [7, 1] in play and [1, 1] not in play
+
+
+def test_following_the_next_cells_leads_to_the_goal():
+    maze = get_maze("large")
+    goal = maze.cell_of("G")
+    table = next_cells(maze, goal)
+    for start in maze.free_cells():
+        cell, steps = start, 0
+        while (cell != goal).any():
+            cell, steps = table[tuple(cell)], steps + 1
+        assert steps == maze.distances_to(goal)[tuple(start)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["walker-expert-v2"], "walker2d-expert-v2"),
+        (["ant-expert-v2", "--out", "x.hdf5"], "no behaviour"),
+        (["hopper-expert-v2", "--transitions", "1", "--out", "x.hdf5"], "at least 2"),
+        (["hopper-expert-v2", "--seed", "-1", "--out", "x.hdf5"], "negative"),
+        (["hopper-expert-v2", "--out", "there.hdf5"], "exists"),
+        (["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("there.hdf5").write_text("precious")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert [path.name for path in tmp_path.iterdir()] == ["there.hdf5"]
+    assert Path("there.hdf5").read_text() == "precious"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing_behind(tmp_path, how):
+    out = tmp_path / "w.hdf5"
+    command = [sys.executable, "-m", "d4rl_tasks.generate", "walker2d-expert-v2", "--out", out]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while "step" not in process.stderr.read(40):
+            assert process.poll() is None
+        time.sleep(0.3)
+        process.send_signal(how)
+        error = process.stderr.read()
+        assert process.wait(timeout=20) == 128 + how
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("robot", ["walker2d", "hopper", "halfcheetah"])
+def test_expert_stand_ins_score_as_the_manifest_says(tmp_path, robot):
+    entries = json.loads(MANIFEST.read_text())[robot]
+    expert = next(entry for entry in entries if entry.get("role") == "expert")
+    statistics = generate(f"{robot}-expert-v2", tmp_path / "e.hdf5", transitions=60_000)
+    assert statistics["mean_normalized_score"] == pytest.approx(expert["score_sampled"], abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rate"), [("umaze", 0.8), ("large-play", 0.5)])
+def test_antmaze_episodes_reach_their_goals(tmp_path, name, rate):
+    statistics = generate(f"antmaze-{name}-v0", tmp_path / "m.hdf5", transitions=60_000)
+    assert statistics["goal_rate"] >= rate
