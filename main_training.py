@@ -1,0 +1,752 @@
+"""Train and evaluate a policy on a D4RL task.
+
+python main_training.py --policy DMPO --env walker2d-expert-v2 --scale 10.0
+python main_training.py --policy DMPO_ant --env antmaze-large-play-v0 --scale 5.0 --info-reg
+"""
+
+import argparse
+import csv
+import dataclasses
+import importlib
+import json
+import math
+import platform
+import random
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import d4rl_tasks
+from d4rl_tasks.files import atomic_path
+from utils import Policy, ReplayBuffer
+
+POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
+EVAL_EPISODES = 10
+LAST_EVAL_EPISODES = {"antmaze": 100}
+EVAL_SEED_OFFSET = 100
+LOSS_CHECK_FREQ = 1_000
+MAX_ACTION = 1.0
+MODEL_FORMAT = "dmpo-model-1"
+
+
+class RunError(Exception):
+    """Something the user can mend; the message is one line."""
+
+
+class DivergedError(Exception):
+    """A loss or a network became NaN or infinite; the message is one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message} (--help lists the options)\n")
+
+
+def number(
+    kind: type, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+) -> Callable[[str], float]:
+    """A type for argparse: an int (5e3 is one) or a finite float, at least `low`, at most `high`.
+
+    Args:
+        kind: int or float.
+        open_low: the number must be greater than `low`.
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        if not math.isfinite(value) or (kind is int and value != int(value)):
+            what = "whole number" if kind is int else "finite number"
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        if value < low or value > high or (open_low and value == low):
+            bound = f"{'more than' if open_low else 'at least'} {low:g}"
+            if high < math.inf:
+                bound += f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bound}")
+        return kind(value)
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """A type for argparse: true or false, in any case."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return values[text.lower()]
+
+
+def policy_name(text: str) -> str:
+    """A type for argparse: a policy's name in any case."""
+    for name in POLICIES:
+        if name.lower() == text.lower():
+            return name
+    raise argparse.ArgumentTypeError(f"no policy {text!r}: choose from {', '.join(POLICIES)}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line. Options that stay None leave a policy's own default as it is."""
+    parser = Parser(description="Train and evaluate a policy on a D4RL task.")
+    positive = number(int, 1)
+
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--policy",
+        type=policy_name,
+        default="DMPO_ant",
+        help=f"{', '.join(POLICIES)} (default: %(default)s)",
+    )
+    run.add_argument(
+        "--env", default="antmaze-large-diverse-v0", help="a D4RL task (default: %(default)s)"
+    )
+    run.add_argument(
+        "--source",
+        default="auto",
+        help="dataset: auto, d4rl, generated, minari:ID or a path (default: %(default)s)",
+    )
+    run.add_argument(
+        "--seed", type=number(int, 0, 2**31), default=1, help="of everything (default: %(default)s)"
+    )
+    run.add_argument(
+        "--max_timesteps",
+        type=positive,
+        default=1_000_000,
+        help="train steps (default: %(default)s)",
+    )
+    run.add_argument(
+        "--device_id",
+        type=number(int, -1),
+        default=-1,
+        help="number of the GPU; -1 takes the first one or, if there is none, the CPU "
+        "(default: %(default)s)",
+    )
+
+    results = parser.add_argument_group("results")
+    results.add_argument(
+        "--eval_freq",
+        type=positive,
+        default=5_000,
+        help="train steps between evaluations (default: %(default)s)",
+    )
+    results.add_argument(
+        "--c_loss_freq",
+        type=positive,
+        default=5_000,
+        help="train steps averaged in a line of the critic loss log (default: %(default)s)",
+    )
+    results.add_argument(
+        "--save_model",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=True,
+        help="write models/<run>.pt at every evaluation (default: %(default)s)",
+    )
+    results.add_argument(
+        "--load_model",
+        default="",
+        metavar="default|PATH",
+        help="go on from a saved model; default is this run's own (default: start anew)",
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--batch_size", type=positive, default=256, help="transitions (default: %(default)s)"
+    )
+    training.add_argument(
+        "--normalize",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=True,
+        help="normalise states by the dataset's mean and std (default: %(default)s)",
+    )
+    training.add_argument(
+        "--no-normalize", dest="normalize", action="store_false", help="the same as False"
+    )
+    training.add_argument(
+        "--discount", type=number(float, 0, 1), help="gamma, per step (default: 0.99)"
+    )
+    training.add_argument(
+        "--tau",
+        type=number(float, 0, 1, open_low=True),
+        help="Polyak step of the targets (default: 0.005)",
+    )
+    training.add_argument(
+        "--policy_freq", type=positive, help="critic updates per policy update (default: 2)"
+    )
+    training.add_argument(
+        "--scale",
+        type=number(float, 0),
+        help="of the advantages; 0 is plain regression (default: 10; the paper's antmaze: 5)",
+    )
+    training.add_argument(
+        "--weight_type", choices=["", "adapt", "clamp", "raw"], help='default: "", as adapt'
+    )
+    training.add_argument(
+        "--hidden",
+        type=positive,
+        nargs="+",
+        help="units of each hidden layer (default: 256 256; DMPO_ant: 256 256 256)",
+    )
+
+    policies = parser.add_argument_group("policies (an option of another policy is ignored)")
+    policies.add_argument(
+        "--latent_disc_dim",
+        type=positive,
+        help="DMPO, DMPO_ant, mixAWAC: components of the mixture (default: 8)",
+    )
+    policies.add_argument(
+        "--info-reg",
+        action="store_true",
+        default=None,
+        help="DMPO, DMPO_ant: maximise the mutual information of component and action",
+    )
+    policies.add_argument(
+        "--ilr",
+        type=number(float, 0, open_low=True),
+        help="DMPO, DMPO_ant: learning rate of --info-reg (default: 5e-7)",
+    )
+    policies.add_argument(
+        "--doubleq_min",
+        type=number(float, 0, 1),
+        help="DMPO_ant: weight of the lower of the twin critics (default: 0.7)",
+    )
+    policies.add_argument(
+        "--score_type", help="AWAC: adv weights by Q - V, anything else by Q (default: adv)"
+    )
+    policies.add_argument("--expectile", type=number(float, 0, 1), help="IQL (default: 0.9)")
+    policies.add_argument(
+        "--max_latent_action",
+        type=number(float, 0, open_low=True),
+        help="LP_AWAC: bound of the latent policy (default: 2.0)",
+    )
+    policies.add_argument(
+        "--no_noise",
+        action="store_true",
+        default=None,
+        help="LP_AWAC: no noise on latent actions in V's targets",
+    )
+    return parser
+
+
+POLICY_OPTIONS = [
+    *("discount", "tau", "policy_freq", "scale", "weight_type", "hidden", "score_type"),
+    *("latent_disc_dim", "info_reg", "ilr", "doubleq_min", "expectile"),
+    *("max_latent_action", "no_noise"),
+]
+
+
+def policy_module(name: str) -> ModuleType:
+    """The module of a policy: its `Hyperparameters` and a class of the policy's name."""
+    return importlib.import_module(name)
+
+
+def choose_hyperparameters(arguments: argparse.Namespace):
+    """The policy's defaults with what the command line gives.
+
+    Raises:
+        RunError: `--hidden` does not fit the policy.
+    """
+    hyperparameters = policy_module(arguments.policy).Hyperparameters()
+    given = {option: getattr(arguments, option) for option in POLICY_OPTIONS}
+    given = {option: value for option, value in given.items() if value is not None}
+    for option in given.keys() - vars(hyperparameters).keys():
+        print(f"warning: {arguments.policy} has no --{option}; it is ignored", file=sys.stderr)
+        del given[option]
+    if "hidden" in given:
+        given["hidden"] = tuple(given["hidden"])
+        layers = len(hyperparameters.hidden)
+        if len(given["hidden"]) != layers:
+            raise RunError(
+                f"--hidden has {len(given['hidden'])} sizes: {arguments.policy} has {layers} "
+                f"hidden layers, give {layers}"
+            )
+    return dataclasses.replace(hyperparameters, **given)
+
+
+def choose_device(device_id: int) -> torch.device:
+    """The GPU of that number; for -1 the first GPU, or the CPU where there is none."""
+    count = torch.cuda.device_count()
+    if device_id >= count:
+        raise RunError(
+            f"--device_id {device_id}: this machine has {count} GPUs; -1 takes what is there"
+        )
+    return torch.device("cuda", max(device_id, 0)) if count else torch.device("cpu")
+
+
+def training_rewards(policy: str, task: d4rl_tasks.Task, rewards: np.ndarray) -> np.ndarray:
+    """Rewards as a policy trains on them: antmaze's are r - 1, but 100 r for DMPO_ant."""
+    if task.robot != "antmaze":
+        return rewards
+    return 100 * rewards if policy == "DMPO_ant" else rewards - 1
+
+
+def value_range(task: d4rl_tasks.Task, rewards: np.ndarray, discount: float) -> tuple[float, float]:
+    """Bounds of V's targets: [0, 100] on antmaze, else [min r, max r] / (1 - discount)."""
+    if task.robot == "antmaze":
+        return 0.0, 100.0
+    horizon = 1 / max(1 - discount, 1e-6)
+    return float(rewards.min()) * horizon, float(rewards.max()) * horizon
+
+
+def make_policy(
+    arguments: argparse.Namespace,
+    hyperparameters,
+    dataset: d4rl_tasks.Dataset,
+    device: torch.device,
+) -> Policy:
+    """The policy, with those of its hyperparameters that follow from the run and the data."""
+    if hasattr(hyperparameters, "max_timesteps"):
+        hyperparameters.max_timesteps = arguments.max_timesteps
+    if hasattr(hyperparameters, "value_range"):
+        task = d4rl_tasks.get_task(arguments.env)
+        hyperparameters.value_range = value_range(task, dataset.rewards, hyperparameters.discount)
+    sizes = dataset.observations.shape[1], dataset.actions.shape[1]
+    policy_class = getattr(policy_module(arguments.policy), arguments.policy)
+    return policy_class(*sizes, MAX_ACTION, hyperparameters, device)
+
+
+def run_name(arguments: argparse.Namespace, policy: Policy, dataset: d4rl_tasks.Dataset) -> str:
+    """All that distinguishes a run: options that are not at their defaults, and the data."""
+    parser, defaults = make_parser(), type(policy.hp)()
+    parts = [arguments.policy, arguments.env, f"seed{arguments.seed}", f"scale{policy.hp.scale:g}"]
+    for option in POLICY_OPTIONS:
+        value = getattr(policy.hp, option, None)
+        if option != "scale" and value != getattr(defaults, option, None):
+            parts.append(_name_part(option, value))
+    for option in ("max_timesteps", "batch_size", "normalize"):
+        value = getattr(arguments, option)
+        if value != parser.get_default(option):
+            parts.append(_name_part(option, value))
+    if dataset.generated:
+        parts.append("generated")
+    if dataset.source == "file":
+        parts.append(dataset.sha256[:8])
+    if dataset.source.startswith("minari:"):
+        parts.append(dataset.source.replace(":", "-").replace("/", "-"))
+    return "_".join(parts)
+
+
+def _name_part(option: str, value: object) -> str:
+    if isinstance(value, bool):
+        return option if value else f"no-{option}"
+    if isinstance(value, tuple):
+        return option + "-".join(str(item) for item in value)
+    if isinstance(value, str):
+        return f"{option}-" + "".join(c if c.isalnum() else "-" for c in value)
+    return f"{option}{value:g}"
+
+
+class LossLog:
+    """Losses of the train steps, left on the device until they are read."""
+
+    def __init__(self):
+        self._unread: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+        self._since_eval: dict[str, list[float]] = defaultdict(list)
+        self._critic_window: list[float] = []
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Keep a train step's losses, without waiting for them."""
+        for name, loss in losses.items():
+            self._unread[name].append((step, loss.detach()))
+
+    def read(self) -> None:
+        """Wait for the losses of the steps since the last reading.
+
+        Raises:
+            DivergedError: one of them is NaN or infinite; it names the network and the step.
+        """
+        for name, entries in self._unread.items():
+            values = torch.stack([loss for _, loss in entries]).tolist()
+            for (step, _), value in zip(entries, values, strict=True):
+                if not math.isfinite(value):
+                    raise DivergedError(f"the {name} loss became {value} at train step {step}")
+            self._since_eval[name] += values
+            if name == "critic":
+                self._critic_window += values
+        self._unread.clear()
+
+    def take_critic_mean(self) -> float:
+        """Mean critic loss since it was last taken."""
+        values, self._critic_window = self._critic_window, []
+        return float(np.mean(values))
+
+    def take_means(self) -> dict[str, float]:
+        """Mean of each loss since they were last taken, named as in the CSV."""
+        means = {f"{name}_loss": float(np.mean(v)) for name, v in self._since_eval.items()}
+        self._since_eval.clear()
+        return means
+
+
+class Results:
+    """A run's files: results/<policy>/<run>* and models/<run>.pt, each always whole.
+
+    Files of an earlier run of the same name are set aside in a folder `old`, never overwritten.
+    """
+
+    def __init__(self, policy: str, run: str):
+        folder = Path("results") / policy
+        self.config_path = folder / f"{run}.json"
+        self.csv_path = folder / f"{run}.csv"
+        self.text_paths = {
+            name: folder / f"{run}_{name}.txt" for name in ("d4rl", "return", "critic_loss_log")
+        }
+        self.model_path = Path("models") / f"{run}.pt"
+        self.rows: list[dict[str, float]] = []
+        self.critic_losses: list[float] = []
+
+    def set_aside(self) -> None:
+        """Move what an earlier run of this name has left."""
+        paths = [self.config_path, self.csv_path, *self.text_paths.values(), self.model_path]
+        for path in paths:
+            if path.exists():
+                _move_to_old(path)
+
+    def write_config(self, config: dict) -> None:
+        """Write <run>.json."""
+        with atomic_path(self.config_path) as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+    def write_logs(self) -> None:
+        """Write <run>.csv and the text files, one number a line."""
+        columns = {
+            "d4rl": [row["score_mean"] for row in self.rows],
+            "return": [row["return_mean"] for row in self.rows],
+            "critic_loss_log": self.critic_losses,
+        }
+        for name, values in columns.items():
+            with atomic_path(self.text_paths[name]) as temporary:
+                temporary.write_text("".join(f"{value!r}\n" for value in values))
+        fields = list(dict.fromkeys(field for row in self.rows for field in row))
+        with atomic_path(self.csv_path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _move_to_old(path: Path) -> None:
+    old = path.parent / "old"
+    number = 1
+    while (old / f"{path.name}.{number}").exists():
+        number += 1
+    try:
+        old.mkdir(exist_ok=True)
+        path.rename(old / f"{path.name}.{number}")
+    except OSError as error:
+        raise RunError(f"cannot set {path} aside in {old}: {error.strerror}") from error
+
+
+def save_model(
+    path: Path, policy: Policy, arguments: argparse.Namespace, scaling: "Scaling"
+) -> None:
+    """Write everything of a policy to one file.
+
+    Raises:
+        DivergedError: a network holds NaN or infinity; the file stays as it is.
+    """
+    for name, network in policy.networks().items():
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise DivergedError(f"{name} holds NaN or infinity after train step {policy.total_it}")
+    content = {
+        "format": MODEL_FORMAT,
+        "policy": arguments.policy,
+        "env": arguments.env,
+        "hyperparameters": dataclasses.asdict(policy.hp),
+        "mean": torch.from_numpy(scaling.mean),
+        "std": torch.from_numpy(scaling.std),
+        "state": policy.state_dict(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_model(path: Path, policy: Policy, scaling: "Scaling") -> "Scaling":
+    """Restore a policy from a file of `save_model`'s. Nothing in the file is executed.
+
+    Returns:
+        The scaling of states that the policy was trained with.
+
+    Raises:
+        RunError: the file is not there, not ours, damaged, or of another policy or other sizes.
+    """
+    name = type(policy).__name__
+    if not path.is_file():
+        raise RunError(f"no model {path}: train one first, or give its path with --load_model")
+    try:
+        content = torch.load(path, map_location=policy.device, weights_only=True)
+        is_ours = content["format"] == MODEL_FORMAT
+    except Exception as error:  # torch.load raises whatever the damage leads it to
+        raise RunError(f"{path} is no model file of this program, or is damaged") from error
+    if not is_ours:
+        raise RunError(f"{path} has format {content['format']!r}, not {MODEL_FORMAT!r}")
+    if content["policy"] != name:
+        raise RunError(f"{path} is a model of {content['policy']}, not of {name}")
+    if content["mean"].shape != scaling.mean.shape:
+        raise RunError(
+            f"{path} is for {len(content['mean'])} state dimensions, not {len(scaling.mean)}"
+        )
+    try:
+        policy.load_state_dict(content["state"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"{path} does not fit: it was trained with {content['hyperparameters']}"
+        ) from error
+    return Scaling(content["mean"].cpu().numpy(), content["std"].cpu().numpy())
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """States are seen by policies as (state - mean) / std; (S,) float32 each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def evaluate(policy: Policy, env: str, episodes: int, seed: int, scaling: Scaling) -> np.ndarray:
+    """Undiscounted returns of episodes run in lockstep, (episodes,) float64.
+
+    Episode i starts from seed + 100 + i, so that it is the same however many run beside it.
+    """
+    environment = d4rl_tasks.make_vec(env, episodes)
+    seeds = [seed + EVAL_SEED_OFFSET + episode for episode in range(episodes)]
+    observations, _ = environment.reset(seed=seeds)
+    returns = np.zeros(episodes)
+    while environment.active.any():
+        actions = policy.select_action((observations - scaling.mean) / scaling.std)
+        observations, rewards, _, _, _ = environment.step(actions)
+        returns += rewards
+    environment.close()
+    return returns
+
+
+def describe_run(
+    arguments: argparse.Namespace, run: str, policy: Policy, dataset: d4rl_tasks.Dataset
+) -> dict:
+    """What <run>.json says: enough to run it again."""
+    libraries = {module.__name__: module.__version__ for module in (torch, np, gymnasium, mujoco)}
+    device = policy.device
+    return {
+        "run": run,
+        "command": shlex.join(["python", *sys.argv]),
+        "arguments": vars(arguments),
+        "hyperparameters": dataclasses.asdict(policy.hp),
+        "dataset": {
+            "source": dataset.source,
+            "path": str(dataset.path),
+            "generated": dataset.generated,
+            "transitions": len(dataset.rewards),
+            "size": dataset.size,
+            "sha256": dataset.sha256,
+        },
+        "versions": {"python": platform.python_version(), **libraries},
+        "git_commit": git_commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def git_commit() -> str | None:
+    """The commit this program is at, with "+changes" if files differ from it; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
+    except OSError:
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout else "")
+
+
+def print_configuration(config: dict) -> None:
+    """Print what distinguishes the run, once."""
+    data = config["dataset"]
+    kind = "GENERATED stand-in" if data["generated"] else "dataset"
+    print(f"run      {config['run']}")
+    print(f"data     {kind}, {data['transitions']} transitions, {data['path']}")
+    print(f"device   {config['device']}")
+    for name, value in config["hyperparameters"].items():
+        print(f"{name:<20}{value}")
+    print(flush=True)
+
+
+class Progress:
+    """One bar on a terminal; elsewhere a line for every evaluation."""
+
+    def __init__(self, start: int, steps: int):
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._shown = {"critic_loss": math.nan, "score": math.nan}
+        self._start, self._steps, self._since = start, steps, time.monotonic()
+
+    def step(self) -> None:
+        """One train step is done."""
+        self._bar.update()
+
+    def show(self, **values: float) -> None:
+        """Show the last critic loss or normalised score."""
+        self._shown |= values
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in self._shown.items()})
+
+    def evaluated(self, row: dict[str, float]) -> None:
+        """Show an evaluation."""
+        self.show(score=row["score_mean"])
+        if not self._bar.disable:
+            return
+        rate = (row["step"] - self._start) / (time.monotonic() - self._since)
+        left = (self._steps - row["step"]) / max(rate, 1e-9)
+        print(
+            f"step {row['step']}/{self._steps}  {rate:.1f} steps/s  {left / 60:.0f} min left  "
+            f"critic loss {row.get('critic_loss', math.nan):.3f}  "
+            f"score {row['score_mean']:.3f} +- {row['score_std']:.3f}  "
+            f"return {row['return_mean']:.1f}",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators; evaluation and replay sampling have seeds of their own."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (what a user adds to a policy may draw from it)
+
+
+class Training:
+    """The loop: train, evaluate, write."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.task = d4rl_tasks.get_task(arguments.env)
+        device = choose_device(arguments.device_id)
+        # Before the dataset: a wrong option must not wait for a download.
+        hyperparameters = choose_hyperparameters(arguments)
+        dataset = d4rl_tasks.load_dataset(arguments.env, arguments.source)
+        seed_everything(arguments.seed)
+        self.policy = make_policy(arguments, hyperparameters, dataset, device)
+        self.run = run_name(arguments, self.policy, dataset)
+        self.results = Results(arguments.policy, self.run)
+        self.config = describe_run(arguments, self.run, self.policy, dataset)
+        self.replay_buffer = ReplayBuffer(
+            dataset.observations,
+            dataset.actions,
+            dataset.next_observations,
+            training_rewards(arguments.policy, self.task, dataset.rewards),
+            dataset.terminals,
+            device,
+            arguments.seed,
+        )
+        self.scaling = self._scale_states(dataset.observations.shape[1])
+        if arguments.load_model:
+            self._load()
+        self.losses = LossLog()
+
+    def _scale_states(self, state_dim: int) -> Scaling:
+        if self.arguments.normalize:
+            return Scaling(*self.replay_buffer.normalize_states())
+        return Scaling(np.zeros(state_dim, np.float32), np.ones(state_dim, np.float32))
+
+    def _load(self) -> None:
+        own = self.arguments.load_model == "default"
+        path = self.results.model_path if own else Path(self.arguments.load_model)
+        saved = load_model(path, self.policy, self.scaling)
+        if not np.array_equal(saved.mean, self.scaling.mean):
+            print(f"warning: {path} was trained on states of other data", file=sys.stderr)
+        # Not the batches and noise of the first steps again.
+        seed = self.arguments.seed + self.policy.total_it
+        seed_everything(seed)
+        self.replay_buffer.generator.manual_seed(seed)
+
+    def __call__(self) -> None:
+        """Run to the last step, from the first or from where the loaded model stopped."""
+        self.results.set_aside()
+        self.results.write_config(self.config)
+        print_configuration(self.config)
+        last = self.arguments.max_timesteps
+        started, start = time.monotonic(), self.policy.total_it
+        progress = Progress(start, last)
+        if start >= last:
+            self._evaluate(start, started, progress)
+        for step in range(start + 1, last + 1):
+            self.policy.train(self.replay_buffer, self.arguments.batch_size)
+            self.losses.add(step, self.policy.losses)
+            progress.step()
+            is_evaluation = step % self.arguments.eval_freq == 0 or step == last
+            is_log_line = step % self.arguments.c_loss_freq == 0
+            if is_evaluation or is_log_line or step % LOSS_CHECK_FREQ == 0:
+                self.losses.read()
+            if is_log_line:
+                self.results.critic_losses.append(self.losses.take_critic_mean())
+                progress.show(critic_loss=self.results.critic_losses[-1])
+            if is_evaluation:
+                self._evaluate(step, started, progress)
+        progress.close()
+
+    def _evaluate(self, step: int, started: float, progress: Progress) -> None:
+        if self.arguments.save_model:
+            save_model(self.results.model_path, self.policy, self.arguments, self.scaling)
+        is_last = step >= self.arguments.max_timesteps
+        episodes = LAST_EVAL_EPISODES.get(self.task.robot) if is_last else None
+        returns = evaluate(
+            self.policy,
+            self.task.name,
+            episodes or EVAL_EPISODES,
+            self.arguments.seed,
+            self.scaling,
+        )
+        scores = d4rl_tasks.normalized_score(self.task.name, returns)
+        row = {
+            "step": step,
+            "wall_time": round(time.monotonic() - started, 3),
+            "score_mean": float(scores.mean()),
+            "score_std": float(scores.std()),
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            **self.losses.take_means(),
+        }
+        self.results.rows.append(row)
+        self.results.write_logs()
+        progress.evaluated(row)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        Training(arguments)()
+    except (RunError, d4rl_tasks.D4RLTaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except DivergedError as error:
+        print(f"error: {error}; the last good model is kept", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""mixAWAC: AWAC with a mixture of Gaussians, the baseline of Osa et al. (TMLR 2023).
+
+As AWAC.py, except that the policy is a mixture: a gate alpha(s) over K Gaussians that share one
+network, conditioned on the component as DMPO's actor is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from utils import (
+    MLP,
+    GaussianActor,
+    LatentEmbedding,
+    Policy,
+    ReplayBuffer,
+    TwinCritic,
+    adam,
+    advantage_weight,
+    log_prob,
+    make_target,
+    minimize,
+    polyak_update,
+    td_loss,
+)
+
+
+@dataclass
+class Hyperparameters:
+    discount: float = 0.99  # gamma
+    tau: float = 0.005  # Polyak step of the targets
+    policy_freq: int = 2  # critic updates per policy update
+    hidden: tuple[int, ...] = (256, 256)
+    learning_rate: float = 3e-4
+    latent_disc_dim: int = 8  # K, components of the mixture
+    temperature: float = 0.67  # of the Gumbel-softmax
+    scale: float = 10.0  # of the advantages
+    weight_type: str = ""
+
+
+class MixtureActor(nn.Module):
+    """alpha(s) and K Gaussians: states (B, S) and latents (B, K) -> a Normal over (B, A)."""
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        latent_dim: int,
+        hidden: tuple[int, ...],
+        max_action: float,
+    ):
+        super().__init__()
+        self.gate = MLP([state_dim], hidden, latent_dim)
+        self.embedding = LatentEmbedding(latent_dim, state_dim)
+        self.gaussian = GaussianActor([state_dim, state_dim], action_dim, hidden, max_action)
+        # One-hot latents, shaped to broadcast against states: (K, 1, K).
+        self.register_buffer("components", torch.eye(latent_dim).unsqueeze(1), persistent=False)
+
+    def forward(self, state: Tensor, latent: Tensor) -> Normal:
+        return self.gaussian(state, self.embedding(latent))
+
+    def log_prob(self, state: Tensor, action: Tensor) -> Tensor:
+        """log sum_k alpha_k(s) N(a; mu_k, sigma_k): (B,)."""
+        log_gate = self.gate(state).log_softmax(-1)
+        log_component = log_prob(self(state, self.components), action)
+        return (log_gate + log_component.T).logsumexp(-1)
+
+    def sample(self, state: Tensor, temperature: float) -> Tensor:
+        """(B, A): a component by Gumbel-softmax, then its Gaussian."""
+        latent = F.gumbel_softmax(self.gate(state), tau=temperature, hard=True)
+        return self(state, latent).sample()
+
+    def mode(self, state: Tensor) -> Tensor:
+        """(B, A): the mean of the most probable component."""
+        component = self.gate(state).argmax(-1)
+        return self(state, self.components[component, 0]).mean
+
+
+class mixAWAC(Policy):
+    """See the module's docstring; the interface is `utils.Policy`'s."""
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        max_action: float,
+        hyperparameters: Hyperparameters,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(device)
+        self.hp = hp = hyperparameters
+        self.actor = MixtureActor(
+            state_dim, action_dim, hp.latent_disc_dim, hp.hidden, max_action
+        ).to(device)
+        self.critic = TwinCritic(state_dim, action_dim, hp.hidden).to(device)
+        self.actor_target = make_target(self.actor)
+        self.critic_target = make_target(self.critic)
+        self.critic_optimizer = adam([self.critic], hp.learning_rate)
+        self.actor_optimizer = adam([self.actor], hp.learning_rate)
+
+    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
+        self.total_it += 1
+        batch = replay_buffer.sample(batch_size)
+        self.losses = {"critic": self.critic_loss(batch)}
+        minimize(self.losses["critic"], self.critic_optimizer)
+        if self.total_it % self.hp.policy_freq == 0:
+            self.losses["actor"] = self.actor_loss(batch)
+            minimize(self.losses["actor"], self.actor_optimizer)
+            polyak_update(self.critic, self.critic_target, self.hp.tau)
+            polyak_update(self.actor, self.actor_target, self.hp.tau)
+        return self.losses["critic"].detach()
+
+    def critic_loss(self, batch) -> Tensor:
+        with torch.no_grad():
+            next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
+            next_value = self.critic_target(batch.next_state, next_action).amin(0)
+            target = batch.reward + self.hp.discount * batch.not_done * next_value
+        return td_loss(self.critic(batch.state, batch.action), target)
+
+    def actor_loss(self, batch) -> Tensor:
+        with torch.no_grad():
+            advantage = self.advantage(batch.state, batch.action)
+            weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
+        return -(weight * self.actor.log_prob(batch.state, batch.action)).mean()
+
+    def advantage(self, state: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""
+        policy_action = self.actor_target.sample(state, self.hp.temperature)
+        value = self.critic_target(state, action).amin(0)
+        return value - self.critic_target(state, policy_action).amin(0)
+
+    def act(self, state: Tensor) -> Tensor:
+        return self.actor.mode(state)
