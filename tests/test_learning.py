@@ -1,0 +1,151 @@
+"""Learning: a mixture finds all good modes, and policies beat the returns of their data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import AWAC
+import d4rl_tasks
+import DMPO
+import DMPO_ant
+from d4rl_tasks.generate import generate
+from main_training import Scaling, evaluate, policy_module, value_range
+from utils import ReplayBuffer
+
+STATES, ACTIONS = 17, 6  # as HalfCheetah and walker2d
+MODES = np.array([[0.7] * ACTIONS, [-0.7] * ACTIONS])
+NEAR = 0.15  # of a mode, in every dimension of the action
+
+
+def reward(actions):
+    """1 at both modes and, by the root mean square of the distance, less elsewhere."""
+    distance = np.sqrt(((actions[:, None] - MODES) ** 2).mean(axis=-1)).min(axis=1)
+    return np.exp(-((distance / 0.3) ** 2))
+
+
+def is_near(actions, mode):
+    return (np.abs(actions - mode) < NEAR).all(axis=-1)
+
+
+def make_buffer(count=20_000):
+    """One-step episodes at random states: half the actions at the modes, half anywhere.
+
+    With both modes equally frequent and equally good, their mean is what a unimodal policy learns.
+    The modes must lie well apart: one component for both costs the regression their squared
+    distance, summed over the action's dimensions, and two components cost KL(q || p) = log 2.
+    """
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(count, STATES))
+    at_modes = rng.choice(MODES, count) + rng.normal(0, 0.05, (count, ACTIONS))
+    anywhere = rng.uniform(-1, 1, (count, ACTIONS))
+    actions = np.where(rng.random((count, 1)) < 0.5, at_modes, anywhere)
+    return ReplayBuffer(states, actions, states, reward(actions), np.ones(count))
+
+
+def train(module, steps, **options):
+    """A policy of small networks, with a learning rate to match."""
+    torch.manual_seed(0)
+    hyperparameters = module.Hyperparameters(learning_rate=1e-3, **options)
+    policy = getattr(module, module.__name__)(STATES, ACTIONS, 1.0, hyperparameters)
+    buffer = make_buffer()
+    for _ in range(steps):
+        policy.train(buffer, 256)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def unseen_states():
+    return np.random.default_rng(1).normal(size=(500, STATES))
+
+
+@pytest.fixture(scope="module")
+def awac_reward(unseen_states):
+    policy = train(AWAC, 1_000, hidden=(64, 64))
+    return reward(policy.select_action(unseen_states)).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "steps", "options"),
+    [
+        (DMPO, 2_000, {"hidden": (64, 64)}),
+        (DMPO_ant, 1_000, {"hidden": (64, 64, 64), "info_reg": True}),
+    ],
+    ids=["DMPO", "DMPO_ant"],
+)
+def test_components_find_both_modes_where_a_gaussian_finds_their_mean(
+    module, steps, options, unseen_states, awac_reward
+):
+    policy = train(module, steps, **options)
+    by_component = np.stack(
+        [policy.select_action_of(unseen_states, k) for k in range(policy.hp.latent_disc_dim)]
+    )
+    for mode in MODES:
+        found = is_near(by_component, mode).any(axis=0)
+        assert found.mean() > 0.9, f"a component is at {mode[0]} in {found.mean():.0%} of states"
+
+    actions = policy.select_action(unseen_states)
+    at_a_mode = is_near(actions, MODES[0]) | is_near(actions, MODES[1])
+    assert at_a_mode.mean() > 0.9
+    assert reward(actions).mean() > 0.85
+    assert awac_reward < 0.1
+
+    # The posterior tells the modes apart: hardly a component is assigned to both.
+    shares = []
+    for mode in MODES:
+        component, _ = policy.assign_components(unseen_states, np.tile(mode, (500, 1)))
+        shares.append(np.bincount(component, minlength=policy.hp.latent_disc_dim) / 500)
+    assert np.minimum(*shares).sum() < 0.05
+
+
+HOPPER = "hopper-medium-replay-v2"
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    """20,000 transitions of four behaviours, and the mean return of their episodes."""
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    statistics = generate(HOPPER, path, transitions=20_000)
+    return d4rl_tasks.load_dataset(HOPPER, path), statistics["mean_return"]
+
+
+# With so few steps the weights must be mild: at the scale of 10 that long runs use, states of low
+# advantage, the first of an episode among them, are hardly trained on. Faster targets let values
+# grow in time; AWAC, whose targets sample actions beyond the data, does not bear them.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "steps", "options"),
+    [
+        ("AWAC", 5_000, {"scale": 0.5}),
+        ("IQL", 4_000, {"scale": 1.5, "tau": 0.02, "max_timesteps": 4_000}),
+        ("mixAWAC", 4_000, {"scale": 1.5, "tau": 0.02}),
+        ("LP_AWAC", 4_000, {"scale": 1.5, "tau": 0.02}),
+        ("DMPO", 4_000, {"scale": 1.5, "tau": 0.02}),
+        ("DMPO_ant", 4_000, {"scale": 1.5, "tau": 0.02}),
+    ],
+)
+def test_every_policy_beats_the_behaviours_on_hopper(hopper, policy, steps, options):
+    dataset, behaviour_return = hopper
+    torch.manual_seed(0)
+    module = policy_module(policy)
+    hp = module.Hyperparameters()
+    hp = dataclasses.replace(hp, hidden=(64,) * len(hp.hidden), **options)
+    if policy == "DMPO_ant":
+        hp.value_range = value_range(d4rl_tasks.get_task(HOPPER), dataset.rewards, hp.discount)
+    buffer = ReplayBuffer(
+        dataset.observations,
+        dataset.actions,
+        dataset.next_observations,
+        dataset.rewards,
+        dataset.terminals,
+    )
+    scaling = Scaling(*buffer.normalize_states())
+    trained = getattr(module, policy)(11, 3, 1.0, hp)
+    returns = []
+    for step in range(1, steps + 1):
+        trained.train(buffer, 128)
+        if step > steps // 2 and step % (steps // 10) == 0:
+            returns.append(evaluate(trained, HOPPER, 10, 0, scaling).mean())
+    assert np.mean(returns) > behaviour_return, returns
