@@ -1,7 +1,7 @@
-"""Draw the learning curves of finished runs: normalised score over train steps, a line for each run.
+"""Draw the learning curves of finished runs: normalised score over train steps.
 
-    pip install matplotlib
-    python benchmarks/plot_curves.py results/*/*.csv --out curves.png
+pip install matplotlib
+python benchmarks/plot_curves.py results/*/*.csv --out curves.png
 """
 
 import argparse
