@@ -31,6 +31,17 @@ def read_curve(path: Path) -> tuple[list[int], list[float]]:
     return [int(row["step"]) for row in rows], [float(row["score_mean"]) for row in rows]
 
 
+def scale_of(path: Path) -> str:
+    """The scale in a run's name: "scale 10"."""
+    (part,) = (part for part in path.stem.split("_") if part.startswith("scale"))
+    return part.replace("scale", "scale ")
+
+
+def first_of(policy: str, runs: list[tuple[str, Path]]) -> Path:
+    """A policy's first run of a panel is drawn solid, its others dotted."""
+    return next(path for name, path in runs if name == policy)
+
+
 def draw(paths: list[Path], out: Path) -> None:
     """One panel for each task, one line for each run."""
     tasks: dict[str, list[tuple[str, Path]]] = {}
@@ -43,11 +54,18 @@ def draw(paths: list[Path], out: Path) -> None:
     )
     for axis, (task, runs) in zip(axes[0], tasks.items(), strict=True):
         for policy, path in runs:
-            axis.plot(*read_curve(path), marker="o", ms=3, label=policy, color=COLOURS[policy])
+            axis.plot(
+                *read_curve(path),
+                marker="o",
+                ms=3,
+                label=f"{policy}, {scale_of(path)}",
+                color=COLOURS[policy],
+                linestyle="-" if path == first_of(policy, runs) else ":",
+            )
         axis.set(title=task, xlabel="train steps", ylabel="normalised score (10 episodes)")
         axis.set_ylim(-0.05, 1.1)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, fontsize=8)
     figure.savefig(out, dpi=110)
 
 
