@@ -111,9 +111,9 @@ def hopper(tmp_path_factory):
     return d4rl_tasks.load_dataset(HOPPER, path), statistics["mean_return"]
 
 
-# With so few steps the weights must be mild: at the scale of 10 that long runs use, states of low
-# advantage, the first of an episode among them, are hardly trained on. Faster targets let values
-# grow in time; AWAC, whose targets sample actions beyond the data, does not bear them.
+# With so few steps the weights must be mild: at the scale of 10 that long runs use, they move the
+# policy further from the data than so young a critic can judge. Faster targets let values grow in
+# time; AWAC, whose targets sample actions beyond the data, does not bear them.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "steps", "options"),
