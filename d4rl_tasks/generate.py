@@ -151,7 +151,14 @@ def _record(
     columns: dict[str, np.ndarray] = {}
     whole = np.zeros((lengths.max(), len(everyone)), dtype=bool)
     arrivals = np.zeros_like(whole)
-    for step in tqdm(range(lengths.max()), unit="step", unit_scale=len(everyone), desc="generate"):
+    steps = tqdm(
+        range(lengths.max()),
+        desc="generate",
+        unit="step",
+        unit_scale=len(everyone),
+        mininterval=0.5,
+    )
+    for step in steps:
         actions, extra = controller.act(environment, observations)
         row = {"observations": observations, "actions": actions, **extra}
         row["infos/qpos"], row["infos/qvel"] = environment.qpos.copy(), environment.qvel.copy()
