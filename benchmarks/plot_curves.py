@@ -50,7 +50,7 @@ def draw(paths: list[Path], out: Path) -> None:
         task = path.stem.removeprefix(policy + "_").split("_")[0]
         tasks.setdefault(task, []).append((policy, path))
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(4.5 * len(tasks), 3.2), squeeze=False, layout="constrained"
+        1, len(tasks), figsize=(4.8 * len(tasks), 3.8), squeeze=False, layout="constrained"
     )
     for axis, (task, runs) in zip(axes[0], tasks.items(), strict=True):
         for policy, path in runs:
@@ -65,7 +65,7 @@ def draw(paths: list[Path], out: Path) -> None:
         axis.set(title=task, xlabel="train steps", ylabel="normalised score (10 episodes)")
         axis.set_ylim(-0.05, 1.1)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3)
     figure.savefig(out, dpi=110)
 
 
