@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils import (
+    Batch,
     GaussianActor,
     Policy,
     ReplayBuffer,
@@ -69,14 +70,14 @@ class AWAC(Policy):
             polyak_update(self.actor, self.actor_target, self.hp.tau)
         return self.losses["critic"].detach()
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action = self.actor(batch.next_state).sample()
             next_value = self.critic_target(batch.next_state, next_action).amin(0)
             target = batch.reward + self.hp.discount * batch.not_done * next_value
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def actor_loss(self, batch) -> Tensor:
+    def actor_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             advantage = self.advantage(batch.state, batch.action)
             weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from utils import (
     MLP,
+    Batch,
     LatentEmbedding,
     Policy,
     ReplayBuffer,
@@ -105,7 +106,7 @@ class DMPO(Policy):
             self.update_policy(batch)
         return self.losses["critic"].detach()
 
-    def update_policy(self, batch) -> None:
+    def update_policy(self, batch: Batch) -> None:
         self.losses["actor"] = self.actor_loss(batch)
         minimize(self.losses["actor"], self.actor_optimizer)
         if self.hp.info_reg:
@@ -114,7 +115,7 @@ class DMPO(Policy):
         polyak_update(self.critic, self.critic_target, self.hp.tau)
         polyak_update(self.actor, self.actor_target, self.hp.tau)
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action, _ = self.best_component(self.actor_target, batch.next_state)
             noise = torch.randn_like(next_action) * self.hp.target_noise
@@ -124,7 +125,7 @@ class DMPO(Policy):
             target = batch.reward + self.hp.discount * batch.not_done * next_value
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def actor_loss(self, batch) -> Tensor:
+    def actor_loss(self, batch: Batch) -> Tensor:
         state, action = batch.state, batch.action
         with torch.no_grad():
             advantage = self.advantage(state, action)
@@ -173,20 +174,17 @@ class DMPO(Policy):
         self, states: np.ndarray, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The component q(z|s, a) gives dataset pairs, (n,) int64, and their advantages, (n,)."""
-        state, action = self._tensor(states), self._tensor(actions)
+        state, action = self.tensor(states), self.tensor(actions)
         component = self.posterior(state, action).argmax(-1)
         return component.cpu().numpy(), self.advantage(state, action).cpu().numpy()
 
     @torch.no_grad()
     def values_of_components(self, states: np.ndarray) -> np.ndarray:
         """Value of every component at every state, (n, K)."""
-        _, values = self.component_values(self.actor, self._tensor(states))
+        _, values = self.component_values(self.actor, self.tensor(states))
         return values.T.cpu().numpy()
 
     @torch.no_grad()
     def select_action_of(self, states: np.ndarray, component: int) -> np.ndarray:
         """Act with one component whatever its value: (n, S) -> (n, A)."""
-        return self.actor(self._tensor(states), self.components[component]).cpu().numpy()
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32).to(self.device)
+        return self.actor(self.tensor(states), self.components[component]).cpu().numpy()

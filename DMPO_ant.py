@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from DMPO import DMPO
-from utils import ReplayBuffer, ValueFunction, adam, minimize, td_loss
+from utils import Batch, ReplayBuffer, ValueFunction, adam, minimize, td_loss
 
 
 @dataclass
@@ -64,7 +64,7 @@ class DMPO_ant(DMPO):
             target = target.clamp(*self.hp.value_range)
         return (self.value(state) - target).square().mean()
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
             target = batch.reward + self.hp.discount * batch.not_done * next_value

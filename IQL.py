@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from utils import (
+    Batch,
     GaussianActor,
     Policy,
     ReplayBuffer,
@@ -83,13 +84,13 @@ class IQL(Policy):
             target = self.critic_target(state, action).amin(0)
         return expectile_loss(target - self.value(state), self.hp.expectile)
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
             target = batch.reward + self.hp.discount * batch.not_done * next_value
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def actor_loss(self, batch) -> Tensor:
+    def actor_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             advantage = self.advantage(batch.state, batch.action)
             weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils import (
     MLP,
+    Batch,
     Policy,
     ReplayBuffer,
     TwinCritic,
@@ -92,7 +93,7 @@ class LP_AWAC(Policy):
         polyak_update(self.cvae, self.cvae_target, self.hp.tau)
         return critic_loss.detach()
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
             target = batch.reward + self.hp.discount * batch.not_done * next_value
@@ -108,7 +109,7 @@ class LP_AWAC(Policy):
             target = self.critic_target(state, self.decode(state, latent)).amin(0)
         return (self.value(state) - target).square().mean()
 
-    def cvae_loss(self, batch) -> Tensor:
+    def cvae_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
         mean, log_var = self.cvae.encode(batch.state, batch.action)
@@ -120,7 +121,7 @@ class LP_AWAC(Policy):
         action = self.decode(state, self.latent_action(self.actor, state))
         return -self.critic.q1(state, action).mean()
 
-    def advantage(self, batch) -> Tensor:
+    def advantage(self, batch: Batch) -> Tensor:
         """r + gamma Q(s', pi(s')) - V(s), by the targets: (B,)."""
         next_action = self.decode(
             batch.next_state, self.latent_action(self.actor_target, batch.next_state)

@@ -13,6 +13,7 @@ from torch.distributions import Normal
 
 from utils import (
     MLP,
+    Batch,
     GaussianActor,
     LatentEmbedding,
     Policy,
@@ -113,14 +114,14 @@ class mixAWAC(Policy):
             polyak_update(self.actor, self.actor_target, self.hp.tau)
         return self.losses["critic"].detach()
 
-    def critic_loss(self, batch) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
             next_value = self.critic_target(batch.next_state, next_action).amin(0)
             target = batch.reward + self.hp.discount * batch.not_done * next_value
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def actor_loss(self, batch) -> Tensor:
+    def actor_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             advantage = self.advantage(batch.state, batch.action)
             weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)

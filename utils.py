@@ -263,7 +263,11 @@ class Policy:
     @torch.no_grad()
     def select_action(self, states: np.ndarray) -> np.ndarray:
         """(n, S) normalised states -> (n, A) float32 actions."""
-        return self.act(torch.as_tensor(states, dtype=torch.float32).to(self.device)).cpu().numpy()
+        return self.act(self.tensor(states)).cpu().numpy()
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array as float32 on the policy's device."""
+        return torch.as_tensor(array, dtype=torch.float32).to(self.device)
 
     def networks(self) -> dict[str, nn.Module]:
         """All networks and targets, by name."""

@@ -88,7 +88,7 @@ class SamplingController:
     def __init__(self, lanes: list[Lane], action_size: int, rngs: list[np.random.Generator]):
         self._rngs = rngs
         self._action_size = action_size
-        self._groups: dict[Behaviour | None, list[int]] = {}
+        self._groups: dict[str | None, list[int]] = {}
         for index, lane in enumerate(lanes):
             name = lane.behaviour.name if lane.behaviour else None
             self._groups.setdefault(name, []).append(index)
