@@ -5,10 +5,10 @@ python main_training.py --policy DMPO_ant --env antmaze-large-play-v0 --scale 5.
 """
 
 import argparse
-import csv
+import contextlib
 import dataclasses
 import importlib
-import json
+import io
 import math
 import platform
 import random
@@ -16,7 +16,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +24,11 @@ import gymnasium
 import mujoco
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import d4rl_tasks
 from d4rl_tasks.files import atomic_path
+from experiment import DivergedError, LossLog, Results, RunError, StoppedError, StopSignals
 from utils import Policy, ReplayBuffer
 
 POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
@@ -39,14 +38,6 @@ EVAL_SEED_OFFSET = 100
 LOSS_CHECK_FREQ = 1_000
 MAX_ACTION = 1.0
 MODEL_FORMAT = "dmpo-model-1"
-
-
-class RunError(Exception):
-    """Something the user can mend; the message is one line."""
-
-
-class DivergedError(Exception):
-    """A loss or a network became NaN or infinite; the message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -151,6 +142,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="train steps averaged in a line of the critic loss log (default: %(default)s)",
     )
     results.add_argument(
+        "--checkpoint_freq",
+        type=positive,
+        help="train steps between checkpoints, from which the same command goes on after a crash "
+        "(default: at every evaluation)",
+    )
+    results.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over and set the files of an earlier run of this name aside",
+    )
+    results.add_argument(
         "--save_model",
         type=boolean,
         nargs="?",
@@ -162,7 +164,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--load_model",
         default="",
         metavar="default|PATH",
-        help="go on from a saved model; default is this run's own (default: start anew)",
+        help="start from a saved model; default is this run's own (default: start anew)",
     )
 
     training = parser.add_argument_group("training")
@@ -354,105 +356,6 @@ def _name_part(option: str, value: object) -> str:
     return f"{option}{value:g}"
 
 
-class LossLog:
-    """Losses of the train steps, left on the device until they are read."""
-
-    def __init__(self):
-        self._unread: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-        self._since_eval: dict[str, list[float]] = defaultdict(list)
-        self._critic_window: list[float] = []
-
-    def add(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Keep a train step's losses, without waiting for them."""
-        for name, loss in losses.items():
-            self._unread[name].append((step, loss.detach()))
-
-    def read(self) -> None:
-        """Wait for the losses of the steps since the last reading.
-
-        Raises:
-            DivergedError: one of them is NaN or infinite; it names the network and the step.
-        """
-        for name, entries in self._unread.items():
-            values = torch.stack([loss for _, loss in entries]).tolist()
-            for (step, _), value in zip(entries, values, strict=True):
-                if not math.isfinite(value):
-                    raise DivergedError(f"the {name} loss became {value} at train step {step}")
-            self._since_eval[name] += values
-            if name == "critic":
-                self._critic_window += values
-        self._unread.clear()
-
-    def take_critic_mean(self) -> float:
-        """Mean critic loss since it was last taken."""
-        values, self._critic_window = self._critic_window, []
-        return float(np.mean(values))
-
-    def take_means(self) -> dict[str, float]:
-        """Mean of each loss since they were last taken, named as in the CSV."""
-        means = {f"{name}_loss": float(np.mean(v)) for name, v in self._since_eval.items()}
-        self._since_eval.clear()
-        return means
-
-
-class Results:
-    """A run's files: results/<policy>/<run>* and models/<run>.pt, each always whole.
-
-    Files of an earlier run of the same name are set aside in a folder `old`, never overwritten.
-    """
-
-    def __init__(self, policy: str, run: str):
-        folder = Path("results") / policy
-        self.config_path = folder / f"{run}.json"
-        self.csv_path = folder / f"{run}.csv"
-        self.text_paths = {
-            name: folder / f"{run}_{name}.txt" for name in ("d4rl", "return", "critic_loss_log")
-        }
-        self.model_path = Path("models") / f"{run}.pt"
-        self.rows: list[dict[str, float]] = []
-        self.critic_losses: list[float] = []
-
-    def set_aside(self) -> None:
-        """Move what an earlier run of this name has left."""
-        paths = [self.config_path, self.csv_path, *self.text_paths.values(), self.model_path]
-        for path in paths:
-            if path.exists():
-                _move_to_old(path)
-
-    def write_config(self, config: dict) -> None:
-        """Write <run>.json."""
-        with atomic_path(self.config_path) as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
-
-    def write_logs(self) -> None:
-        """Write <run>.csv and the text files, one number a line."""
-        columns = {
-            "d4rl": [row["score_mean"] for row in self.rows],
-            "return": [row["return_mean"] for row in self.rows],
-            "critic_loss_log": self.critic_losses,
-        }
-        for name, values in columns.items():
-            with atomic_path(self.text_paths[name]) as temporary:
-                temporary.write_text("".join(f"{value!r}\n" for value in values))
-        fields = list(dict.fromkeys(field for row in self.rows for field in row))
-        with atomic_path(self.csv_path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-
-def _move_to_old(path: Path) -> None:
-    old = path.parent / "old"
-    number = 1
-    while (old / f"{path.name}.{number}").exists():
-        number += 1
-    try:
-        old.mkdir(exist_ok=True)
-        path.rename(old / f"{path.name}.{number}")
-    except OSError as error:
-        raise RunError(f"cannot set {path} aside in {old}: {error.strerror}") from error
-
-
 def save_model(
     path: Path, policy: Policy, arguments: argparse.Namespace, scaling: "Scaling"
 ) -> None:
@@ -461,9 +364,7 @@ def save_model(
     Raises:
         DivergedError: a network holds NaN or infinity; the file stays as it is.
     """
-    for name, network in policy.networks().items():
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
-            raise DivergedError(f"{name} holds NaN or infinity after train step {policy.total_it}")
+    check_finite(policy)
     content = {
         "format": MODEL_FORMAT,
         "policy": arguments.policy,
@@ -474,7 +375,17 @@ def save_model(
         "state": policy.state_dict(),
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        # torch.save to a path would turn a full disk into an error of its own kind.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def check_finite(policy: Policy) -> None:
+    """Raise DivergedError, naming the network, if one holds NaN or infinity."""
+    for name, network in policy.networks().items():
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise DivergedError(f"{name} holds NaN or infinity after train step {policy.total_it}")
 
 
 def load_model(path: Path, policy: Policy, scaling: "Scaling") -> "Scaling":
@@ -519,20 +430,31 @@ class Scaling:
     std: np.ndarray
 
 
-def evaluate(policy: Policy, env: str, episodes: int, seed: int, scaling: Scaling) -> np.ndarray:
+def evaluate(
+    policy: Policy,
+    env: str,
+    episodes: int,
+    seed: int,
+    scaling: Scaling,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> np.ndarray | None:
     """Undiscounted returns of episodes run in lockstep, (episodes,) float64.
 
     Episode i starts from seed + 100 + i, so that it is the same however many run beside it.
+
+    Args:
+        is_stopped: asked at every step; True ends the evaluation, and None is returned.
     """
-    environment = d4rl_tasks.make_vec(env, episodes)
     seeds = [seed + EVAL_SEED_OFFSET + episode for episode in range(episodes)]
-    observations, _ = environment.reset(seed=seeds)
     returns = np.zeros(episodes)
-    while environment.active.any():
-        actions = policy.select_action((observations - scaling.mean) / scaling.std)
-        observations, rewards, _, _, _ = environment.step(actions)
-        returns += rewards
-    environment.close()
+    with contextlib.closing(d4rl_tasks.make_vec(env, episodes)) as environment:
+        observations, _ = environment.reset(seed=seeds)
+        while environment.active.any():
+            if is_stopped():
+                return None
+            actions = policy.select_action((observations - scaling.mean) / scaling.std)
+            observations, rewards, _, _, _ = environment.step(actions)
+            returns += rewards
     return returns
 
 
@@ -637,11 +559,65 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 (what a user adds to a policy may draw from it)
 
 
+def generator_states(device: torch.device, replay_buffer: ReplayBuffer) -> dict:
+    """The states of all random generators of a run."""
+    states = {
+        "random": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "replay_buffer": replay_buffer.generator.get_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict, device: torch.device, replay_buffer: ReplayBuffer) -> None:
+    """Set all random generators to what `generator_states` returned."""
+    random.setstate(states["random"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    replay_buffer.generator.set_state(states["replay_buffer"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def run_settings(
+    arguments: argparse.Namespace, policy: Policy, dataset: d4rl_tasks.Dataset
+) -> dict:
+    """All that decides what a run computes; a checkpoint of other settings is not its own."""
+    options = ("policy", "env", "seed", "max_timesteps", "batch_size", "normalize")
+    logs = ("eval_freq", "c_loss_freq", "load_model")
+    return {
+        **{option: getattr(arguments, option) for option in (*options, *logs)},
+        **dataclasses.asdict(policy.hp),
+        "dataset's SHA-256": dataset.sha256,
+        "device": policy.device.type,
+    }
+
+
+def check_settings(path: Path, saved: dict, settings: dict) -> None:
+    """Raise RunError, listing what differs, if a checkpoint is of other settings."""
+    if settings["load_model"] == "default":  # which asks for what the checkpoint has
+        settings = settings | {"load_model": saved.get("load_model")}
+    differences = [
+        f"{name} was {saved.get(name)!r}, is {settings.get(name)!r}"
+        for name in saved | settings
+        if saved.get(name) != settings.get(name)
+    ]
+    if differences:
+        raise RunError(
+            f"{path} is of other settings: {'; '.join(differences)}: go back to those, or start "
+            "over with --fresh, which sets it aside"
+        )
+
+
 class Training:
     """The loop: train, evaluate, write."""
 
-    def __init__(self, arguments: argparse.Namespace):
+    def __init__(self, arguments: argparse.Namespace, signals: StopSignals):
         self.arguments = arguments
+        self.signals = signals
         self.task = d4rl_tasks.get_task(arguments.env)
         device = choose_device(arguments.device_id)
         # Before the dataset: a wrong option must not wait for a download.
@@ -652,6 +628,7 @@ class Training:
         self.run = run_name(arguments, self.policy, dataset)
         self.results = Results(arguments.policy, self.run)
         self.config = describe_run(arguments, self.run, self.policy, dataset)
+        self.settings = run_settings(arguments, self.policy, dataset)
         self.replay_buffer = ReplayBuffer(
             dataset.observations,
             dataset.actions,
@@ -662,14 +639,40 @@ class Training:
             arguments.seed,
         )
         self.scaling = self._scale_states(dataset.observations.shape[1])
-        if arguments.load_model:
-            self._load()
         self.losses = LossLog()
+        self.evaluation_due = False
+        self.seconds_before = 0.0
+        if arguments.load_model and (arguments.fresh or not self.results.checkpoints.exist()):
+            self._load()
 
     def _scale_states(self, state_dim: int) -> Scaling:
         if self.arguments.normalize:
             return Scaling(*self.replay_buffer.normalize_states())
         return Scaling(np.zeros(state_dim, np.float32), np.ones(state_dim, np.float32))
+
+    def __call__(self) -> None:
+        """Run to the last step: from the checkpoint, from a loaded model or from the first.
+
+        Raises:
+            StoppedError: a signal came; a checkpoint has been written.
+        """
+        with self.results.locked():
+            checkpoint = None if self.arguments.fresh else self.results.checkpoints.read()
+            if checkpoint is None:
+                self._begin()
+            else:
+                self._resume(checkpoint)
+            if self.is_finished:
+                print(f"finished {self._last_result()}; --fresh runs it again")
+                return
+            self.signals.deferred = True
+            self._train()
+
+    def _begin(self) -> None:
+        self.results.set_aside()
+        self.results.write_config(self.config)
+        print_configuration(self.config)
+        self.evaluation_due = self.policy.total_it >= self.arguments.max_timesteps
 
     def _load(self) -> None:
         own = self.arguments.load_model == "default"
@@ -682,32 +685,95 @@ class Training:
         seed_everything(seed)
         self.replay_buffer.generator.manual_seed(seed)
 
-    def __call__(self) -> None:
-        """Run to the last step, from the first or from where the loaded model stopped."""
-        self.results.set_aside()
-        self.results.write_config(self.config)
+    def _resume(self, checkpoint: dict) -> None:
+        path = self.results.checkpoints.paths[0]
+        try:
+            check_settings(path, checkpoint["settings"], self.settings)
+            self.policy.load_state_dict(checkpoint["policy"])
+            self.losses.load_state_dict(checkpoint["losses"])
+            self.results.load_state_dict(checkpoint["results"])
+            restore_generators(checkpoint["generators"], self.policy.device, self.replay_buffer)
+            self.evaluation_due = checkpoint["evaluation_due"]
+            self.seconds_before = checkpoint["seconds"]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} does not fit the policy as its source now is: undo the change, or start "
+                "over with --fresh, which sets the checkpoint aside"
+            ) from error
+        if self.is_finished:
+            return
+        self.results.note_resumption(self.config, self.policy.total_it)
         print_configuration(self.config)
-        last = self.arguments.max_timesteps
-        started, start = time.monotonic(), self.policy.total_it
-        progress = Progress(start, last)
-        if start >= last:
-            self._evaluate(start, started, progress)
-        for step in range(start + 1, last + 1):
-            self.policy.train(self.replay_buffer, self.arguments.batch_size)
-            self.losses.add(step, self.policy.losses)
-            progress.step()
-            is_evaluation = step % self.arguments.eval_freq == 0 or step == last
-            is_log_line = step % self.arguments.c_loss_freq == 0
-            if is_evaluation or is_log_line or step % LOSS_CHECK_FREQ == 0:
-                self.losses.read()
-            if is_log_line:
-                self.results.critic_losses.append(self.losses.take_critic_mean())
-                progress.show(critic_loss=self.results.critic_losses[-1])
-            if is_evaluation:
-                self._evaluate(step, started, progress)
-        progress.close()
+        print(f"resumed at step {self.policy.total_it} from {path}", flush=True)
 
-    def _evaluate(self, step: int, started: float, progress: Progress) -> None:
+    @property
+    def is_finished(self) -> bool:
+        """Has the last step been trained and evaluated?"""
+        is_last = self.policy.total_it >= self.arguments.max_timesteps
+        return is_last and not self.evaluation_due
+
+    def _last_result(self) -> str:
+        score = self.results.rows[-1]["score_mean"]
+        return f"{self.run}: score {score:.3f} after {self.policy.total_it} steps"
+
+    def _train(self) -> None:
+        last, start = self.arguments.max_timesteps, self.policy.total_it
+        self.started = time.monotonic() - self.seconds_before
+        with contextlib.closing(Progress(start, last)) as progress:
+            if self.evaluation_due:
+                self._evaluate(progress)
+                self._save(start)
+            for step in range(start + 1, last + 1):
+                self.policy.train(self.replay_buffer, self.arguments.batch_size)
+                self.losses.add(step, self.policy.losses)
+                progress.step()
+                self._log(step, progress)
+                self.evaluation_due = self._is_due(step, self.arguments.eval_freq)
+                if self.evaluation_due:
+                    self._evaluate(progress)
+                if self.signals.is_set() or self._is_due(step, self._checkpoint_freq):
+                    self._save(step)
+
+    def _is_due(self, step: int, frequency: int) -> bool:
+        return step % frequency == 0 or step == self.arguments.max_timesteps
+
+    @property
+    def _checkpoint_freq(self) -> int:
+        return self.arguments.checkpoint_freq or self.arguments.eval_freq
+
+    def _log(self, step: int, progress: Progress) -> None:
+        is_log_line = step % self.arguments.c_loss_freq == 0
+        if is_log_line or step % LOSS_CHECK_FREQ == 0:
+            self.losses.read()
+        if is_log_line:
+            self.results.critic_losses.append(self.losses.take_critic_mean())
+            progress.show(critic_loss=self.results.critic_losses[-1])
+
+    def _save(self, step: int) -> None:
+        """Write a checkpoint, and stop if a signal asks for it."""
+        self.losses.read()
+        check_finite(self.policy)
+        self.results.checkpoints.write(
+            {
+                "settings": self.settings,
+                "policy": self.policy.state_dict(),
+                "losses": self.losses.state_dict(),
+                "results": self.results.state_dict(),
+                "generators": generator_states(self.policy.device, self.replay_buffer),
+                "evaluation_due": self.evaluation_due,
+                "seconds": time.monotonic() - self.started,
+            }
+        )
+        if self.signals.is_set() and not self.is_finished:
+            raise StoppedError(
+                self.signals.received,
+                f"stopped at step {step} with a checkpoint: the same command goes on from there",
+            )
+
+    def _evaluate(self, progress: Progress) -> None:
+        """Evaluate and write the results, unless a signal comes in between: then it stays due."""
+        self.losses.read()
+        step = self.policy.total_it
         if self.arguments.save_model:
             save_model(self.results.model_path, self.policy, self.arguments, self.scaling)
         is_last = step >= self.arguments.max_timesteps
@@ -718,11 +784,14 @@ class Training:
             episodes or EVAL_EPISODES,
             self.arguments.seed,
             self.scaling,
+            self.signals.is_set,
         )
+        if returns is None:
+            return
         scores = d4rl_tasks.normalized_score(self.task.name, returns)
         row = {
             "step": step,
-            "wall_time": round(time.monotonic() - started, 3),
+            "wall_time": round(time.monotonic() - self.started, 3),
             "score_mean": float(scores.mean()),
             "score_std": float(scores.std()),
             "return_mean": float(returns.mean()),
@@ -731,6 +800,7 @@ class Training:
         }
         self.results.rows.append(row)
         self.results.write_logs()
+        self.evaluation_due = False
         progress.evaluated(row)
 
 
@@ -738,13 +808,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = make_parser().parse_args(argv)
     try:
-        Training(arguments)()
+        with StopSignals() as signals:
+            Training(arguments, signals)()
     except (RunError, d4rl_tasks.D4RLTaskError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DivergedError as error:
-        print(f"error: {error}; the last good model is kept", file=sys.stderr)
+        print(f"error: {error}; the last good model and checkpoint are kept", file=sys.stderr)
         return 1
+    except StoppedError as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     return 0
 
 

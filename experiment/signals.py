@@ -1,0 +1,43 @@
+"""SIGINT (Ctrl-C) and SIGTERM (pre-emption, timeouts), answered where nothing is lost."""
+
+import signal
+from types import FrameType
+
+from experiment.errors import StoppedError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Within a `with` block, the two signals become a request that a loop can answer.
+
+    A signal that was ignored when the block began (nohup, a shell's background job) stays ignored.
+
+    Attributes:
+        deferred: False: a signal raises StoppedError at once. True: it is kept in `received`.
+        received: the number of the first signal that came while deferred, or None.
+    """
+
+    def __init__(self):
+        self.deferred = False
+        self.received: int | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        for number, handler in self._handlers.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if not self.deferred:
+            raise StoppedError(number, "stopped before training began")
+        self.received = self.received or number
+
+    def is_set(self) -> bool:
+        """Has a signal asked to stop?"""
+        return self.received is not None

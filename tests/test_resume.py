@@ -1,0 +1,415 @@
+"""Runs that are killed, stopped, damaged or started twice: what they keep and how they go on."""
+
+import contextlib
+import csv
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import main_training
+from d4rl_tasks.generate import generate
+from experiment import Results, StopSignals
+from experiment.checkpoints import DamagedError, from_bytes, to_bytes
+from main_training import POLICIES, main
+
+ROOT = Path(__file__).parent.parent
+KILLS = 20
+OPTIONS = {
+    "DMPO": ["--info-reg", "--latent_disc_dim", "3"],
+    "DMPO_ant": ["--info-reg", "--latent_disc_dim", "3", "--hidden", "8", "8", "8"],
+}
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    generate("hopper-medium-v2", path, transitions=1500)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that fork from one which has imported everything, so that they start at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["main_training"])
+    return context
+
+
+def command(hopper, *more, policy="AWAC", steps=60):
+    return [
+        *("--policy", policy, "--env", "hopper-medium-v2", "--source", str(hopper)),
+        *("--max_timesteps", str(steps), "--eval_freq", "20", "--c_loss_freq", "15"),
+        *("--batch_size", "16", "--hidden", "8", "8", *OPTIONS.get(policy, []), *more),
+    ]
+
+
+def run_in(folder, argv):
+    """The body of a child process: the main job, in a folder."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.exit(main(argv))
+
+
+def one_file(pattern, folder="."):
+    (path,) = Path(folder).glob(pattern)
+    return path
+
+
+def outcome(folder):
+    """All that a run leaves, bit by bit, but for the times."""
+    root = Path(folder)
+    files = {
+        path.relative_to(root): path.read_bytes()
+        for pattern in ("results/*/*.txt", "results/*/*.json")
+        for path in root.glob(pattern)
+    }
+    # Not the file's bytes: how pickle refers to a repeated object depends on where it came from.
+    for path in root.glob("models/*.pt"):
+        files[path.relative_to(root)] = to_bytes(torch.load(path, weights_only=True))
+    with one_file("results/*/*.csv", root).open() as file:
+        rows = [{k: v for k, v in row.items() if k != "wall_time"} for row in csv.DictReader(file)]
+    contents = {path.name: from_bytes(path.read_bytes()) for path in root.glob("models/*.ckpt*")}
+    for content in contents.values():
+        del content["seconds"]
+        for row in content["results"]["rows"]:
+            del row["wall_time"]
+    return files, rows, {name: to_bytes(content) for name, content in contents.items()}
+
+
+def uninterrupted(argv):
+    """The outcome of a run in a folder of its own."""
+    folder = Path("undisturbed").absolute()
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        assert main(argv) == 0
+    expected = outcome(folder)
+    shutil.rmtree(folder)
+    return expected
+
+
+def interrupt_after_some_checkpoints(process, number, rng):
+    """Send a signal after up to three checkpoints: at any moment, or in the middle of writing."""
+
+    def newest():
+        return [path.stat().st_mtime_ns for path in Path("models").glob("*.ckpt")]
+
+    for _ in range(rng.integers(1, 4)):
+        before = newest()
+        while process.is_alive() and newest() == before:
+            time.sleep(0.0005)
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0, 0.02))
+    else:
+        while process.is_alive() and not any(Path("models").glob("*.tmp")):
+            pass
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+    process.join()
+
+
+def run_with_interruptions(processes, argv, number, at_most, rng):
+    """Run, interrupt and run again, to the end; the exit codes."""
+    codes = []
+    while not codes or codes[-1]:
+        process = processes.Process(target=run_in, args=(Path.cwd(), argv))
+        process.start()
+        if len(codes) < at_most:
+            interrupt_after_some_checkpoints(process, number, rng)
+        process.join()
+        codes.append(process.exitcode)
+        assert codes[-1] in (0, -number, 128 + number)
+    return codes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_run_killed_20_times_ends_as_if_it_never_was(hopper, processes, policy):
+    argv = command(hopper, "--checkpoint_freq", "3", policy=policy, steps=400)
+    expected = uninterrupted(argv)
+    rng = np.random.default_rng(POLICIES.index(policy))
+    codes = run_with_interruptions(processes, argv, signal.SIGKILL, KILLS, rng)
+    assert codes == [-signal.SIGKILL] * KILLS + [0]
+    assert outcome(".") == expected
+    assert not list(Path().glob("**/*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_interrupted_now_and_then_ends_as_if_it_never_was(hopper, processes, number):
+    argv = command(hopper, "--checkpoint_freq", "3", policy="IQL", steps=100)
+    expected = uninterrupted(argv)
+    codes = run_with_interruptions(processes, argv, number, 4, np.random.default_rng(0))
+    assert len(codes) == 5
+    assert outcome(".") == expected
+
+
+def test_checkpoints_hold_every_kind_of_content():
+    content = {
+        "tensor": torch.arange(6.0).reshape(2, 3).T,
+        "scalar": torch.tensor(3),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "array": np.arange(4, dtype=np.uint32),
+        "nested": {0: (1, None, [True, "x"]), "float": 0.1 + 0.2, "inner": {"empty": {}}},
+    }
+    again = from_bytes(to_bytes(content))
+    assert again.keys() == content.keys()
+    for name in ("tensor", "scalar", "bytes"):
+        assert torch.equal(again[name], content[name])
+        assert again[name].dtype == content[name].dtype
+    np.testing.assert_array_equal(again["array"], content["array"])
+    assert again["nested"] == content["nested"] and type(again["nested"][0]) is tuple
+
+
+@pytest.fixture(scope="module")
+def checkpoint_bytes(hopper, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    with contextlib.chdir(folder):
+        assert main([*command(hopper, steps=4), "--hidden", "2", "2"]) == 0
+    return one_file("models/*.ckpt", folder).read_bytes()
+
+
+def test_every_prefix_of_a_checkpoint_is_refused(checkpoint_bytes):
+    for length in range(len(checkpoint_bytes)):
+        with pytest.raises(DamagedError):
+            from_bytes(checkpoint_bytes[:length])
+    assert from_bytes(checkpoint_bytes)["settings"]["policy"] == "AWAC"
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None)
+def test_changed_bytes_in_a_checkpoint_are_detected(checkpoint_bytes, data):
+    changed = bytearray(checkpoint_bytes)
+    place = data.draw(st.integers(0, len(changed) - 1))
+    changed[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(DamagedError):
+        from_bytes(bytes(changed))
+
+
+def test_a_checkpoint_that_is_damaged_gives_way_to_the_one_before_it(hopper, capsys):
+    argv = command(hopper)
+    expected = uninterrupted(argv)
+    assert main(argv) == 0
+    newest = one_file("models/*.ckpt")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    damaged = newest.read_bytes()
+    capsys.readouterr()
+    assert main(argv) == 0
+    printed = capsys.readouterr()
+    (warning,) = (line for line in printed.err.splitlines() if line.startswith("warning"))
+    assert str(newest) in warning and "checksum" in warning
+    assert "resumed at step 40" in printed.out
+    assert one_file("models/old/*").read_bytes() == damaged
+    assert outcome(".") == expected
+
+
+def test_without_a_whole_checkpoint_nothing_is_overwritten(hopper, capsys):
+    argv = command(hopper)
+    assert main(argv) == 0
+    for path in Path("models").glob("*.ckpt*"):
+        path.write_bytes(b"")
+    before = {path: path.read_bytes() for path in Path().glob("*/**/*.*")}
+    assert main(argv) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: no checkpoint is whole: models/") and "--fresh" in error
+    assert {path: path.read_bytes() for path in Path().glob("*/**/*.*")} == before
+    assert main([*argv, "--fresh"]) == 0
+    assert len(list(Path("models/old").iterdir())) == 3
+
+
+def test_a_finished_run_says_so_and_fresh_runs_it_again(hopper, capsys):
+    argv = command(hopper)
+    assert main(argv) == 0
+    before = outcome(".")
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert "finished AWAC_hopper" in capsys.readouterr().out.splitlines()[-1]
+    assert outcome(".") == before
+    assert main([*argv, "--fresh"]) == 0
+    assert outcome(".")[1:] == before[1:]
+    assert len(list(Path("results/AWAC/old").iterdir())) == 5
+    assert len(list(Path("models/old").iterdir())) == 3
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_they_are_listed(hopper, capsys):
+    assert main(command(hopper)) == 0
+    before = outcome(".")
+    assert main([*command(hopper), "--eval_freq", "30", "--c_loss_freq", "20"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "eval_freq was 20, is 30" in error and "c_loss_freq was 15, is 20" in error
+    assert "batch_size was" not in error and "--fresh" in error
+    assert outcome(".") == before
+
+
+def test_a_hyperparameter_edited_in_the_source_is_noticed(hopper, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "tests", "results", "models"))
+
+    def run():
+        argv = [sys.executable, source / "main_training.py", *command(hopper, steps=10)]
+        return subprocess.run(argv, capture_output=True, text=True)
+
+    assert run().returncode == 0
+    text = (source / "AWAC.py").read_text()
+    (source / "AWAC.py").write_text(
+        text.replace("learning_rate: float = 3e-4", "learning_rate: float = 1e-3")
+    )
+    done = run()
+    assert done.returncode == 2
+    assert "learning_rate was 0.0003, is 0.001" in done.stderr and done.stderr.count("\n") <= 2
+
+
+def test_a_second_process_is_refused(hopper, capsys):
+    assert main(command(hopper)) == 0
+    run = one_file("results/AWAC/*.json").stem
+    with Results("AWAC", run).locked():
+        assert main(command(hopper)) == 2
+    assert f"another process is running {run}" in capsys.readouterr().err.splitlines()[-1]
+    assert main(command(hopper)) == 0
+
+
+def test_unfinished_files_of_a_killed_process_are_deleted(hopper):
+    argv = command(hopper)
+    assert main(argv) == 0
+    checkpoint = one_file("models/*.ckpt")
+    mine = checkpoint.with_name(checkpoint.name + ".123.tmp")
+    other = checkpoint.with_name("other" + checkpoint.name + ".123.tmp")
+    for path in (mine, other):
+        path.touch()
+    assert main(argv) == 0
+    assert not mine.exists() and other.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_a_run_with_a_checkpoint(hopper, number, code):
+    argv = command(hopper, "--checkpoint_freq", "5", steps=3000)
+    argv[argv.index("--eval_freq") + 1] = "1000"
+    started = subprocess.Popen(
+        [sys.executable, ROOT / "main_training.py", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while started.poll() is None and not list(Path("models").glob("*.ckpt")):
+        time.sleep(0.01)
+    started.send_signal(number)
+    _, error = started.communicate(timeout=60)
+    assert started.returncode == code, error
+    assert "Traceback" not in error
+    last = error.splitlines()[-1]
+    assert last.startswith("stopped at step") and "same command" in last
+    stopped = int(last.split()[3])
+    assert from_bytes(one_file("models/*.ckpt").read_bytes())["policy"]["total_it"] == stopped
+
+
+def test_a_signal_before_training_stops_at_once():
+    with pytest.raises(main_training.StoppedError) as stop, StopSignals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert stop.value.exit_code == 143
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not signals.is_set()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_during_an_evaluation_leaves_it_to_the_next_start(hopper):
+    argv = command(hopper)
+    expected = uninterrupted(argv)
+    signals = StopSignals()
+    training = main_training.Training(main_training.make_parser().parse_args(argv), signals)
+    select_action = training.policy.select_action
+
+    def interrupted(states):
+        signals.received = signal.SIGTERM
+        return select_action(states)
+
+    training.policy.select_action = interrupted
+    with pytest.raises(main_training.StoppedError, match="step 20 "):
+        training()
+    content = from_bytes(one_file("models/*.ckpt").read_bytes())
+    assert content["evaluation_due"] and not content["results"]["rows"]
+    assert main(argv) == 0
+    # The interruption added a checkpoint, but the last two are the same.
+    assert outcome(".") == expected
+
+
+@pytest.fixture
+def small_disk():
+    """A file system of 1 MB."""
+    folder = Path("disk").absolute()
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_stops_a_run_and_leaves_the_last_checkpoint(hopper, small_disk, capsys):
+    argv = command(hopper)
+    expected = uninterrupted(argv)
+    ballast = small_disk / "ballast"
+    with contextlib.chdir(small_disk):
+        for free in range(20_000, 400_000, 20_000):
+            ballast.write_bytes(bytes(shutil.disk_usage(".").free))
+            os.truncate(ballast, max(0, ballast.stat().st_size - free))
+            code = main(argv)
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert code in (0, 2)
+            if code == 0:
+                break
+            assert error.startswith("error: cannot write ") and "No space left" in error
+            assert not list(Path().glob("**/*.tmp"))
+            for path in Path("models").glob("*.ckpt*"):
+                from_bytes(path.read_bytes())
+        assert free > 20_000 and code == 0
+    assert outcome(small_disk) == expected
+
+
+def test_a_file_that_may_not_grow_stops_a_run_and_leaves_the_last_checkpoint(hopper):
+    """The same by a limit of the shell's, where no file system can be mounted."""
+    argv = command(hopper)
+    expected = uninterrupted(argv)
+    for kilobytes, file in ((1, ".json"), (40, ".ckpt")):
+        line = shlex.join([sys.executable, str(ROOT / "main_training.py"), *argv])
+        done = subprocess.run(
+            ["bash", "-c", f"ulimit -f {kilobytes}; {line}"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        error = done.stderr.splitlines()[-1]
+        assert error.startswith("error: cannot write ") and "File too large" in error
+        assert f"{file} (" in error
+    assert not list(Path().glob("**/*.tmp"))
+    assert main(argv) == 0
+    assert outcome(".") == expected
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(hopper, capsys):
+    Path("models").write_text("a file of the user's")
+    assert main(command(hopper)) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert Path("models").read_text() == "a file of the user's"
