@@ -37,6 +37,7 @@ LAST_EVAL_EPISODES = {"antmaze": 100}
 EVAL_SEED_OFFSET = 100
 LOSS_CHECK_FREQ = 1_000
 MAX_ACTION = 1.0
+MAX_SIZE = 1_000_000
 MODEL_FORMAT = "dmpo-model-1"
 
 
@@ -95,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line. Options that stay None leave a policy's own default as it is."""
     parser = Parser(description="Train and evaluate a policy on a D4RL task.")
     positive = number(int, 1)
+    size = number(int, 1, MAX_SIZE)
 
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -169,7 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     training = parser.add_argument_group("training")
     training.add_argument(
-        "--batch_size", type=positive, default=256, help="transitions (default: %(default)s)"
+        "--batch_size", type=size, default=256, help="transitions (default: %(default)s)"
     )
     training.add_argument(
         "--normalize",
@@ -203,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     training.add_argument(
         "--hidden",
-        type=positive,
+        type=size,
         nargs="+",
         help="units of each hidden layer (default: 256 256; DMPO_ant: 256 256 256)",
     )
@@ -211,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
     policies = parser.add_argument_group("policies (an option of another policy is ignored)")
     policies.add_argument(
         "--latent_disc_dim",
-        type=positive,
+        type=size,
         help="DMPO, DMPO_ant, mixAWAC: components of the mixture (default: 8)",
     )
     policies.add_argument(
@@ -773,6 +775,7 @@ class Training:
     def _evaluate(self, progress: Progress) -> None:
         """Evaluate and write the results, unless a signal comes in between: then it stays due."""
         self.losses.read()
+        check_finite(self.policy)
         step = self.policy.total_it
         if self.arguments.save_model:
             save_model(self.results.model_path, self.policy, self.arguments, self.scaling)
@@ -804,6 +807,12 @@ class Training:
         progress.evaluated(row)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Is it what Python, NumPy, or PyTorch on a GPU or CPU raise when memory is short?"""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = make_parser().parse_args(argv)
@@ -819,6 +828,14 @@ def main(argv: list[str] | None = None) -> int:
     except StoppedError as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: out of memory: give a smaller --batch_size, --hidden or --latent_disc_dim",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

@@ -62,6 +62,8 @@ class ReplayBuffer:
     def normalize_states(self, epsilon: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
         """Make states and next states (s - mean) / (std + epsilon), over the whole dataset.
 
+        A coordinate that never changes has no std and becomes 0, up to the rounding of its mean.
+
         Returns:
             mean and std + epsilon, (S,) float32 each, to treat observations alike in evaluation.
         """

@@ -49,7 +49,10 @@ def processes():
     """Processes that fork from one which has imported everything, so that they start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["main_training"])
-    return context
+    # Without this the server of Python 3.11 does not find it, and every child imports anew.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(ROOT))
+        yield context
 
 
 def command(hopper, *more, policy="AWAC", steps=60):
@@ -108,7 +111,9 @@ def interrupt_after_some_checkpoints(process, number, rng):
     """Send a signal after up to three checkpoints: at any moment, or in the middle of writing."""
 
     def newest():
-        return [path.stat().st_mtime_ns for path in Path("models").glob("*.ckpt")]
+        for path in Path("models").glob("*.ckpt"):
+            with contextlib.suppress(FileNotFoundError):  # it is being replaced
+                return path.stat().st_mtime_ns
 
     for _ in range(rng.integers(1, 4)):
         before = newest()
@@ -413,3 +418,29 @@ def test_a_folder_that_cannot_be_made_is_one_line(hopper, capsys):
     assert main(command(hopper)) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
     assert Path("models").read_text() == "a file of the user's"
+
+
+def resources():
+    """Resident memory in bytes and open files of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_long_run_keeps_its_memory_and_its_files(hopper, monkeypatch):
+    used = []
+    write_logs = Results.write_logs
+
+    def measured(results):
+        write_logs(results)
+        used.append(resources())
+
+    monkeypatch.setattr(Results, "write_logs", measured)
+    argv = command(hopper, policy="IQL", steps=20_000)
+    argv[argv.index("--eval_freq") + 1] = "200"
+    assert main(argv) == 0
+    assert len(used) == 100
+    memory, files = zip(*used[20:], strict=True)
+    assert max(memory) - memory[0] < 10e6
+    assert max(files) == files[0]
