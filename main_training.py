@@ -45,7 +45,12 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"error: {message} (--help lists the options)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the options)\n")
+
+
+def one_line(message: object) -> str:
+    """A message without line ends, which come from names that hold some."""
+    return " ".join(str(message).splitlines())
 
 
 def number(
@@ -820,7 +825,7 @@ def main(argv: list[str] | None = None) -> int:
         with StopSignals() as signals:
             Training(arguments, signals)()
     except (RunError, d4rl_tasks.D4RLTaskError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except DivergedError as error:
         print(f"error: {error}; the last good model and checkpoint are kept", file=sys.stderr)
