@@ -12,11 +12,12 @@ import io
 import math
 import platform
 import random
+import secrets
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,7 @@ from tqdm import tqdm
 import d4rl_tasks
 from d4rl_tasks.files import atomic_path
 from experiment import DivergedError, LossLog, Results, RunError, StoppedError, StopSignals
+from experiment.loggers import LOGGERS, choose_logger, make_logger
 from utils import Policy, ReplayBuffer
 
 POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
@@ -172,6 +174,12 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         metavar="default|PATH",
         help="start from a saved model; default is this run's own (default: start anew)",
+    )
+
+    results.add_argument(
+        "--logger",
+        choices=LOGGERS,
+        help="where else evaluations go (default: tensorboard if it is installed)",
     )
 
     training = parser.add_argument_group("training")
@@ -629,6 +637,7 @@ class Training:
         device = choose_device(arguments.device_id)
         # Before the dataset: a wrong option must not wait for a download.
         hyperparameters = choose_hyperparameters(arguments)
+        self.logger_name = choose_logger(arguments.logger)
         dataset = d4rl_tasks.load_dataset(arguments.env, arguments.source)
         seed_everything(arguments.seed)
         self.policy = make_policy(arguments, hyperparameters, dataset, device)
@@ -649,6 +658,7 @@ class Training:
         self.losses = LossLog()
         self.evaluation_due = False
         self.seconds_before = 0.0
+        self.run_id = secrets.token_hex(4)
         if arguments.load_model and (arguments.fresh or not self.results.checkpoints.exist()):
             self._load()
 
@@ -702,6 +712,7 @@ class Training:
             restore_generators(checkpoint["generators"], self.policy.device, self.replay_buffer)
             self.evaluation_due = checkpoint["evaluation_due"]
             self.seconds_before = checkpoint["seconds"]
+            self.run_id = checkpoint["run_id"]
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(
                 f"{path} does not fit the policy as its source now is: undo the change, or start "
@@ -726,7 +737,7 @@ class Training:
     def _train(self) -> None:
         last, start = self.arguments.max_timesteps, self.policy.total_it
         self.started = time.monotonic() - self.seconds_before
-        with contextlib.closing(Progress(start, last)) as progress:
+        with contextlib.closing(Progress(start, last)) as progress, self._logging(start):
             if self.evaluation_due:
                 self._evaluate(progress)
                 self._save(start)
@@ -740,6 +751,14 @@ class Training:
                     self._evaluate(progress)
                 if self.signals.is_set() or self._is_due(step, self._checkpoint_freq):
                     self._save(step)
+
+    @contextlib.contextmanager
+    def _logging(self, start: int) -> Iterator[None]:
+        folder = self.results.tensorboard_folder
+        self.logger = make_logger(self.logger_name, folder, self.run_id, self.config, start)
+        with contextlib.closing(self.logger):
+            yield
+            self.logger.finish(self.results.rows[-1], {})
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return step % frequency == 0 or step == self.arguments.max_timesteps
@@ -769,6 +788,7 @@ class Training:
                 "generators": generator_states(self.policy.device, self.replay_buffer),
                 "evaluation_due": self.evaluation_due,
                 "seconds": time.monotonic() - self.started,
+                "run_id": self.run_id,
             }
         )
         if self.signals.is_set() and not self.is_finished:
@@ -808,6 +828,7 @@ class Training:
         }
         self.results.rows.append(row)
         self.results.write_logs()
+        self.logger.evaluated(row)
         self.evaluation_due = False
         progress.evaluated(row)
 
@@ -833,6 +854,9 @@ def main(argv: list[str] | None = None) -> int:
     except StoppedError as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except OSError as error:  # the disk of a log, a pipe that is closed
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -16,7 +16,7 @@ from experiment.files import set_aside
 
 
 class Results:
-    """A run's files: results/<policy>/<run>* and models/<run>.*, each always whole.
+    """A run's files: results/<policy>/<run>*, models/<run>.* and tensorboard/<run>, each whole.
 
     Files of an earlier run of the same name are set aside in a folder `old`, never overwritten.
 
@@ -36,12 +36,14 @@ class Results:
         self.lock_path = folder / f"{run}.lock"
         self.model_path = Path("models") / f"{run}.pt"
         self.checkpoints = Checkpoints(Path("models") / f"{run}.ckpt")
+        self.tensorboard_folder = Path("tensorboard") / run
         self.rows: list[dict[str, float]] = []
         self.critic_losses: list[float] = []
 
     def _paths(self) -> list[Path]:
         results = [self.config_path, self.csv_path, *self.text_paths.values()]
-        return [*results, self.model_path, *self.checkpoints.paths]
+        models = [self.model_path, *self.checkpoints.paths]
+        return [*results, *models, self.tensorboard_folder]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -90,7 +90,7 @@ def outcome(folder):
         rows = [{k: v for k, v in row.items() if k != "wall_time"} for row in csv.DictReader(file)]
     contents = {path.name: from_bytes(path.read_bytes()) for path in root.glob("models/*.ckpt*")}
     for content in contents.values():
-        del content["seconds"]
+        del content["seconds"], content["run_id"]
         for row in content["results"]["rows"]:
             del row["wall_time"]
     return files, rows, {name: to_bytes(content) for name, content in contents.items()}

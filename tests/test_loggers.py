@@ -1,0 +1,163 @@
+"""TensorBoard and W&B get what the CSV has, once, whatever interruptions there were."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main_training
+from d4rl_tasks.generate import generate
+from main_training import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    generate("hopper-medium-v2", path, transitions=500)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def command(hopper, *more):
+    return [
+        *("--policy", "IQL", "--env", "hopper-medium-v2", "--source", str(hopper)),
+        *("--max_timesteps", "40", "--eval_freq", "10", "--c_loss_freq", "10"),
+        *("--batch_size", "16", "--hidden", "8", "8", *more),
+    ]
+
+
+def csv_rows():
+    (path,) = Path("results/IQL").glob("*.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def events():
+    (folder,) = (path for path in Path("tensorboard").iterdir() if path.name != "old")
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def check_scalars(logged):
+    """`logged` gives (step, value) pairs by name."""
+    rows = csv_rows()
+    steps = [int(row["step"]) for row in rows]
+    expected = {
+        "eval/d4rl_normalized_score": [100 * float(row["score_mean"]) for row in rows],
+        "eval/episodic_return": [float(row["return_mean"]) for row in rows],
+        **{
+            f"train/{name}_loss": [float(row[f"{name}_loss"]) for row in rows]
+            for name in ("critic", "actor", "value")
+        },
+    }
+    for name, values in expected.items():
+        assert [step for step, _ in logged(name)] == steps
+        assert [value for _, value in logged(name)] == pytest.approx(values, rel=1e-6)
+
+
+def test_tensorboard_is_the_default_and_has_what_the_csv_has(hopper):
+    assert main(command(hopper)) == 0
+    accumulator = events()
+    check_scalars(lambda name: [(e.step, e.value) for e in accumulator.Scalars(name)])
+    assert "config/text_summary" in accumulator.Tags()["tensors"]
+    hparams = accumulator.PluginTagToContent("hparams")
+    assert b"expectile" in hparams["_hparams_/session_start_info"]
+
+
+def test_an_interrupted_run_is_logged_once(hopper):
+    argv = command(hopper)
+    signals = main_training.StopSignals()
+    training = main_training.Training(main_training.make_parser().parse_args(argv), signals)
+    train = training.policy.train
+
+    def until_25(*arguments):
+        if training.policy.total_it == 24:
+            raise KeyboardInterrupt  # as a kill: no checkpoint since step 20
+        return train(*arguments)
+
+    training.policy.train = until_25
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert main(argv) == 0
+    accumulator = events()
+    check_scalars(lambda name: [(e.step, e.value) for e in accumulator.Scalars(name)])
+
+
+def test_fresh_sets_the_events_aside(hopper):
+    assert main(command(hopper)) == 0
+    assert main(command(hopper, "--fresh")) == 0
+    assert len(list(Path("tensorboard/old").iterdir())) == 1
+    assert len(events().Scalars("train/critic_loss")) == 4
+
+
+def test_none(hopper):
+    assert main(command(hopper, "--logger", "none")) == 0
+    assert not Path("tensorboard").exists() and not Path("wandb").exists()
+
+
+def test_wandb_offline(hopper, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert main(command(hopper, "--logger", "wandb")) == 0
+    assert not Path("tensorboard").exists()
+    (record,) = Path("wandb").glob("offline-run-*/run-*.wandb")
+    history = read_history(record)
+    check_scalars(lambda name: [(row["_step"], row[name]) for row in history if name in row])
+
+
+def read_history(path):
+    """The logged rows of an offline run, a protocol buffer for each record."""
+    from wandb.proto import wandb_internal_pb2
+
+    rows = []
+    for data in leveldb_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return rows
+
+
+def leveldb_records(data, header=7, block=32_768):
+    """Records of a file in LevelDB's log format, after W&B's own header of 7 bytes.
+
+    https://github.com/google/leveldb/blob/main/doc/log_format.md
+    """
+    record, place = b"", header
+    while place + header <= len(data):
+        if block - place % block < header:  # the rest of a block is padding
+            place += block - place % block
+            continue
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        record += data[place + header : place + header + size]
+        place += header + size
+        if kind in (1, 4):  # whole, or a last part
+            yield record
+            record = b""
+
+
+def test_a_logger_that_is_not_installed_is_one_line(hopper):
+    """In a Python that does not find the package."""
+    code = (
+        "import importlib.util, sys; find = importlib.util.find_spec;"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'wandb' else find(name, *a);"
+        f"sys.path.insert(0, {str(ROOT)!r}); import main_training; sys.exit(main_training.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command(hopper, "--logger", "wandb")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: --logger wandb needs a package: pip install wandb\n"
