@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,15 +119,17 @@ def test_wandb_offline(hopper, monkeypatch):
 
 def read_history(path):
     """The logged rows of an offline run, a protocol buffer for each record."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    rows = []
-    for data in leveldb_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
-        if record.HasField("history"):
-            items = record.history.item
-            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return rows
+    records = []
+    while not any(record.HasField("exit") for record in records):  # W&B's own process writes it
+        time.sleep(0.1)
+        records = [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
+    return [
+        {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
 
 
 def leveldb_records(data, header=7, block=32_768):
