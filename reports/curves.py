@@ -72,6 +72,7 @@ def draw(
         axis.set_xlabel("train steps")
     for axis in axes[len(lines) :]:
         axis.remove()
+    figure.align_ylabels()
     _add_legend(figure, lines)
     return figure
 
@@ -96,7 +97,8 @@ def _finish(axis: Axes, line: Line, log: bool) -> None:
     axis.yaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set_xlim(left=0)
     values = np.concatenate([curve.get_ydata() for curve in axis.lines])
-    if log and np.nanmin(values, initial=np.inf) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
+    values = values[np.isfinite(values)]  # none, if the policy has no critic
+    if log and len(values) and values.max() > 10 * values.min() > 0:
         axis.set_yscale("log", nonpositive="clip")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
