@@ -20,6 +20,11 @@ NOT_SETTINGS = {
     *("policy", "env", "source", "seed", "device_id", "c_loss_freq", "save_model"),
     *("checkpoint_freq", "fresh", "logger", "render"),
 }
+# What means the same in all policies and has one default: policies in which it differs do not
+# belong side by side. So it is with all options that are no hyperparameter.
+COMMON_SETTINGS = {"max_timesteps", "scale", "discount", "tau", "policy_freq", "weight_type"}
+# Options that are on unless a run says otherwise.
+OPTIONS_ON = {"normalize"}
 # They follow from the task's data, so they differ between tasks under equal settings.
 DATA_HYPERPARAMETERS = {"value_range"}
 
@@ -31,7 +36,8 @@ class Run:
     Attributes:
         name: the files' stem.
         policy, env, seed: as given to main_training.py.
-        settings: every hyperparameter and option that a result depends on, as text.
+        hyperparameters: of the policy, as text.
+        options: main_training.py's own that a result depends on, as text.
         data: the dataset's SHA-256, or its source where there is no file.
         generated: the dataset was a stand-in.
         code: git commit and PyTorch version.
@@ -44,13 +50,19 @@ class Run:
     policy: str
     env: str
     seed: int
-    settings: dict[str, str]
+    hyperparameters: dict[str, str]
+    options: dict[str, str]
     data: str
     generated: bool
     code: str
     steps: np.ndarray
     scores: np.ndarray
     critic_loss: np.ndarray
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Hyperparameters and options, sorted by name."""
+        return dict(sorted((self.hyperparameters | self.options).items()))
 
     @property
     def family(self) -> str:
@@ -147,7 +159,8 @@ def read_run(path: Path) -> Run:
         policy=arguments["policy"],
         env=arguments["env"],
         seed=arguments["seed"],
-        settings=_settings(config),
+        hyperparameters={k: _text(v) for k, v in config["hyperparameters"].items()},
+        options=_options(config),
         data=data["sha256"] or data["source"],
         generated=data["generated"],
         code=f"commit {config['git_commit']}, torch {config['versions']['torch']}",
@@ -164,17 +177,15 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _settings(config: dict) -> dict[str, str]:
-    hyperparameters = config["hyperparameters"]
+def _options(config: dict) -> dict[str, str]:
     # An option that is None, False or empty is one the run did not use. Runs that were written
     # before an option existed then equal those that leave it alone.
-    options = {
-        name: value
+    return {
+        name: _text(value)
         for name, value in config["arguments"].items()
-        if name not in NOT_SETTINGS and name not in hyperparameters
+        if name not in NOT_SETTINGS and name not in config["hyperparameters"]
         if value not in (None, False, "")
     }
-    return {name: _text(value) for name, value in sorted((options | hyperparameters).items())}
 
 
 def _text(value: object) -> str:
@@ -187,8 +198,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Put together what differs by nothing but the seed, ordered by task, label and policy."""
     same: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
-        settings = tuple(sorted(run.settings.items()))
-        same[run.policy, run.env, run.data, settings].append(run)
+        same[run.policy, run.env, run.data, tuple(run.settings.items())].append(run)
     varying = _varying_settings(same.values())
     groups = [
         Group(
@@ -207,19 +217,20 @@ def policy_rank(policy: str) -> tuple[int, str]:
 
 
 def _varying_settings(groups: Collection[list[Run]]) -> dict[tuple[str, bool], set[str]]:
-    """The settings in which one policy's groups differ, by family and kind of data.
+    """The settings in which groups differ that should not, by family and kind of data.
 
     antmaze is run at another scale than MuJoCo; that is no variant.
     """
-    names: dict[tuple, set[str]] = defaultdict(set)
+    options = {name for first, *_ in groups for name in first.options}
+    names: dict[str, set[str]] = defaultdict(set)
     for first, *_ in groups:
-        names[_kind(first), first.policy] |= first.settings.keys()
+        names[first.policy] |= first.hyperparameters.keys() | options
     seen: dict[tuple, set] = defaultdict(set)
     for first, *_ in groups:
-        kind = _kind(first)
-        for name in names[kind, first.policy]:
+        for name in names[first.policy]:
+            policy = None if name in options | COMMON_SETTINGS else first.policy
             task = (first.env, first.data) if name in DATA_HYPERPARAMETERS else None
-            seen[kind, first.policy, name, task].add(first.settings.get(name))
+            seen[_kind(first), policy, name, task].add(first.settings.get(name))
     varying: dict[tuple[str, bool], set[str]] = defaultdict(set)
     for (kind, _, name, _), values in seen.items():
         if len(values) > 1:
@@ -232,8 +243,14 @@ def _kind(run: Run) -> tuple[str, bool]:
 
 
 def _label(run: Run, varying: set[str]) -> str:
-    names = [name for name in run.settings if name in varying]
-    return ", ".join(f"{name} {run.settings[name]}" for name in names)
+    """The run's own values of the settings that vary, e.g. "no normalize, scale 1.5"."""
+    parts = []
+    for name in sorted(varying):
+        if name in run.settings:
+            parts.append(f"{name} {run.settings[name]}")
+        elif name in OPTIONS_ON:
+            parts.append(f"no {name}")
+    return ", ".join(parts)
 
 
 def data_label(group: Group, groups: Iterable[Group]) -> str:

@@ -47,7 +47,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = []
     for suffix, metadata in {".png": {"Software": None}, ".svg": {"Date": None}}.items():
         path = stem.with_name(stem.name + suffix)
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, matplotlib.rc_context(RC):
             figure.savefig(temporary, format=suffix[1:], metadata=metadata)
         paths.append(path)
     return paths
