@@ -6,6 +6,7 @@ python report.py latent --model models/<run>.pt   which component of DMPO acts w
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser(command).parse_args(argv)
     try:
         COMMANDS[command](arguments)
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in OPTIONAL:
             raise
@@ -119,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads the output, like head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

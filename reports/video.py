@@ -129,8 +129,9 @@ def compose(picture: np.ndarray, episode: Episode, step: int, components: int) -
     text = f"step {step}   return {episode.returns[step]:.0f}"
     draw.text((width - 8, middle), text, INK, font, anchor="rm")
     acting = episode.components[step] if components else -1
+    pitch = min(26, 300 // max(components, 1))
     for index, colour in enumerate(component_colours(components)):
-        _swatch(draw, 8 + index * 26, middle, index, colour, is_acting=index == acting)
+        _swatch(draw, (8 + index * pitch, middle), pitch - 6, index, colour, index == acting)
     return np.asarray(frame)
 
 
@@ -146,13 +147,20 @@ def _bar(episode: Episode, step: int, components: int, width: int) -> Image.Imag
 
 
 def _swatch(
-    draw: ImageDraw.ImageDraw, x: int, y: int, index: int, colour: str, *, is_acting: bool
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    width: int,
+    index: int,
+    colour: str,
+    is_acting: bool,
 ) -> None:
-    """A component's number in its colour; the acting one is framed."""
-    font = ImageFont.load_default(13)
-    draw.rectangle((x, y - 10, x + 20, y + 10), colour)
+    """A component's number in its colour, if it fits; the acting one is framed."""
+    x, y = at
+    draw.rectangle((x, y - 10, x + width, y + 10), colour)
     if is_acting:
-        draw.rectangle((x - 3, y - 13, x + 23, y + 13), outline=INK, width=2)
-    red, green, blue = bytes.fromhex(colour[1:])
-    is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 130
-    draw.text((x + 10, y), str(index), PAPER if is_dark else INK, font, anchor="mm")
+        draw.rectangle((x - 3, y - 13, x + width + 3, y + 13), outline=INK, width=2)
+    if width >= 16:
+        red, green, blue = bytes.fromhex(colour[1:])
+        ink = PAPER if 0.3 * red + 0.6 * green + 0.1 * blue < 130 else INK
+        font = ImageFont.load_default(13)
+        draw.text((x + width / 2, y), str(index), ink, font, anchor="mm")

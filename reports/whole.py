@@ -37,14 +37,13 @@ def summarize(results: Path) -> Summary:
 
 
 def write_report(results: Path, out: Path, html: bool) -> None:
-    """Print the tables, and write report.md, report.csv, the figures and perhaps index.html.
+    """Write report.md, report.csv, the figures and perhaps index.html; print the tables.
 
     Raises:
         ReportError: there are no runs, or `out` cannot be written.
     """
     summary = summarize(results)
     text = markdown(summary.tables, summary.notes)
-    print(text)
     try:
         _write(out / "report.md", text)
         _write(out / "report.csv", csv_table(summary.groups))
@@ -55,6 +54,7 @@ def write_report(results: Path, out: Path, html: bool) -> None:
             _write(out / "index.html", page)
     except D4RLTaskError as error:
         raise ReportError(str(error)) from error
+    print(text)
     print(f"written to {out}/")
 
 

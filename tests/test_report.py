@@ -1,5 +1,6 @@
 """report.py: what it averages and what not, what it draws, and the page in a real browser."""
 
+import argparse
 import csv
 import json
 import os
@@ -525,6 +526,17 @@ def test_latent_draws_and_prints_which_component_acts(trained, tmp_path, policy,
     assert b"</svg>" in (tmp_path / "which.svg").read_bytes()
     percent = re.findall(r"acts in +([\d.]+) %", capsys.readouterr().out)
     assert len(percent) == 8 and sum(map(float, percent)) == pytest.approx(100, abs=0.5)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_latent_with_other_numbers_of_components(tmp_path, count, capsys):
+    module = main_training.policy_module("DMPO")
+    policy = module.DMPO(11, 3, 1.0, module.Hyperparameters(latent_disc_dim=count))
+    scaling = main_training.Scaling(np.zeros(11, np.float32), np.ones(11, np.float32))
+    named = argparse.Namespace(policy="DMPO", env="hopper-medium-v2")
+    main_training.save_model(tmp_path / "run.pt", policy, named, scaling)
+    assert main(["latent", "--model", str(tmp_path / "run.pt"), "--episodes", "2"]) == 0
+    assert capsys.readouterr().out.count("acts in") == count
 
 
 def test_latent_writes_beside_the_model(trained, tmp_path):
