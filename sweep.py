@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
@@ -56,12 +57,20 @@ class SweepError(Exception):
     """Something the user can mend; the message is one line."""
 
 
-class StopError(Exception):
-    """SIGINT or SIGTERM came."""
+class StopRequest:
+    """SIGINT or SIGTERM. It is only noted: Ray's C++ code survives no exception of a handler's.
 
-    def __init__(self, number: int):
-        super().__init__()
-        self.exit_code = 128 + number
+    Attributes:
+        number: the signal's, or None.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, self._note)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -150,10 +159,10 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
         raise SweepError("give --policies, --envs and --seeds, or --paper")
     jobs = []
     for env, policy, seed in itertools.product(envs, policies, numbers):
-        is_maze = d4rl_tasks.get_task(env).robot == "antmaze"
-        scale = ["--scale", ANTMAZE_SCALE] if is_maze and "--scale" not in others else []
-        line = ["--policy", policy, "--env", env, "--seed", str(seed), *scale, *others]
-        main_training.make_parser().parse_args(line)
+        line = ["--policy", policy, "--env", env, "--seed", str(seed), *others]
+        given = main_training.make_parser().parse_args(line)
+        if d4rl_tasks.get_task(env).robot == "antmaze" and given.scale is None:
+            line += ["--scale", ANTMAZE_SCALE]
         jobs.append(Job(policy, env, seed, tuple(line)))
     return list(dict.fromkeys(jobs))
 
@@ -316,15 +325,16 @@ class Screen:
 def run_sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     """Run the jobs to their ends; returns the exit code."""
     sweep, screen = Sweep(jobs, arguments), Screen()
+    request = StopRequest()  # after Ray has set its own handlers
     try:
-        while sweep.running:
+        while sweep.running and request.number is None:
             screen.show(sweep.table())
             sweep.wait(REFRESH)
-    except StopError as stop:
-        print("\nstopping: the runs write their checkpoints", file=sys.stderr)
-        sweep.stop()
-        print("stopped: the same command goes on from there", file=sys.stderr)
-        return stop.exit_code
+        if request.number is not None:
+            print("stopping: the runs write their checkpoints", file=sys.stderr)
+            sweep.stop()
+            print("stopped: the same command goes on from there", file=sys.stderr)
+            return 128 + request.number
     finally:
         sweep.ray.shutdown()
     screen.show(sweep.table(whole=True), final=True)
@@ -391,10 +401,6 @@ def _time(function: Callable[[], object], calls: int = 6) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _stop(number: int, _: object) -> None:
-    raise StopError(number)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments, others = make_parser().parse_known_args(argv)
@@ -403,8 +409,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(estimate(jobs, arguments.cpus))
             return 0
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, _stop)
         return run_sweep(jobs, arguments)
     except ModuleNotFoundError as error:
         if error.name != "ray":
@@ -412,8 +416,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: ray is missing: pip install -r requirements-sweep.txt", file=sys.stderr)
     except (SweepError, d4rl_tasks.D4RLTaskError, ConnectionError) as error:
         print(f"error: {error}", file=sys.stderr)
-    except StopError as stop:
-        return stop.exit_code
+    except KeyboardInterrupt:  # before the first run began
+        return 128 + signal.SIGINT
     return 2
 
 
