@@ -1,0 +1,166 @@
+"""Evaluation episodes as MP4 or GIF, with the acting component of DMPO as a bar under them."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import imageio.v2 as imageio
+import mujoco
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+import d4rl_tasks
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.files import atomic_path
+from reports.errors import ReportError
+from reports.models import Episode, Model, play, read_model
+from reports.style import component_colours
+
+SIZE = 480  # pixels, width and height of the picture
+FOOT = 64  # pixels below it; MP4's height must be a multiple of 16
+FRAMES_PER_SECOND = {".mp4": 30, ".gif": 15}
+PAPER, INK, EMPTY = "#ffffff", "#1a1a1a", "#dddddd"
+GOAL = 0.0, 0.62, 0.45, 1.0  # red, green, blue, opacity; its radius is the task's, 0.5 m
+SPHERE = mujoco.mjtGeom.mjGEOM_SPHERE
+
+
+def write_video(path: Path, out: Path | None, episodes: int, seed: int) -> None:
+    """Play episodes of a model and write them to one file.
+
+    Raises:
+        ReportError: the model or `out` cannot be used.
+    """
+    out = out or path.with_suffix(".mp4" if has_ffmpeg() else ".gif")
+    check_kind(out)
+    model = read_model(path)
+    played = play(model, episodes, seed)
+    try:
+        with atomic_path(out) as temporary:
+            _write_frames(model, played, temporary, out.suffix.lower())
+    except D4RLTaskError as error:
+        raise ReportError(str(error)) from error
+    for number, episode in enumerate(played, 1):
+        score = d4rl_tasks.normalized_score(model.env, episode.returns[-1])
+        print(f"episode {number}: {len(episode.returns)} steps, score x 100 {100 * score:.1f}")
+    print(f"written to {out}")
+
+
+def has_ffmpeg() -> bool:
+    """Whether MP4 can be written."""
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
+def check_kind(out: Path) -> None:
+    """Refuse what is neither MP4 nor GIF, and MP4 where it cannot be written."""
+    if out.suffix.lower() not in FRAMES_PER_SECOND:
+        raise ReportError(f"{out}: the name must end in .mp4 or .gif")
+    if out.suffix.lower() == ".mp4" and not has_ffmpeg():
+        raise ReportError(
+            f"{out}: MP4 needs imageio-ffmpeg: pip install -r requirements-report.txt, or write a "
+            ".gif"
+        )
+
+
+def _write_frames(model: Model, episodes: list[Episode], path: Path, kind: str) -> None:
+    # A robot in a maze is seen from above; the others are followed from the side.
+    camera = None if d4rl_tasks.get_task(model.env).maze else "track"
+    environment = d4rl_tasks.make(
+        model.env, render_mode="rgb_array", width=SIZE, height=SIZE, camera_name=camera
+    )
+    stride = max(1, round(environment.unwrapped.metadata["render_fps"] / FRAMES_PER_SECOND[kind]))
+    rate = environment.unwrapped.metadata["render_fps"] / stride
+    total = sum(len(range(0, len(episode.returns), stride)) for episode in episodes)
+    frames = (frame for e in episodes for frame in _frames(environment, model, e, stride))
+    write = {".mp4": _write_mp4, ".gif": _write_gif}[kind]
+    write(path, tqdm(frames, total=total, unit="frame", disable=None), rate)
+    environment.close()
+
+
+def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
+    import imageio_ffmpeg
+
+    size = SIZE, SIZE + FOOT
+    # The temporary name does not tell ffmpeg the format.
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=rate, output_params=["-f", "mp4"])
+    with contextlib.closing(writer):
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+
+
+def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
+    duration = 1000 / rate  # ms a frame
+    with imageio.get_writer(path, mode="I", format="GIF", duration=duration, loop=0) as writer:
+        for frame in frames:
+            writer.append_data(frame)
+
+
+def _frames(environment, model: Model, episode: Episode, stride: int) -> Iterator[np.ndarray]:
+    environment.reset(seed=0)
+    environment.render()  # makes the viewer
+    viewer = environment.unwrapped.mujoco_renderer.viewer
+    for step in range(0, len(episode.returns), stride):
+        environment.unwrapped.set_state(episode.qpos[step], episode.qvel[step])
+        if episode.goal is not None:
+            viewer.add_marker(pos=[*episode.goal, 0.5], type=SPHERE, size=[0.5] * 3, rgba=GOAL)
+        yield compose(environment.render(), episode, step, model.components)
+
+
+def compose(picture: np.ndarray, episode: Episode, step: int, components: int) -> np.ndarray:
+    """Put the bar under a picture: one colour a component, from the episode's start to its end.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        step: what is past is coloured.
+        components: K; 0 draws a plain progress bar.
+
+    Returns:
+        (H + 64, W, 3) uint8.
+    """
+    height, width, _ = picture.shape
+    frame = Image.new("RGB", (width, height + FOOT), PAPER)
+    frame.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(frame)
+    frame.paste(_bar(episode, step, components, width), (0, height + 6))
+    font = ImageFont.load_default(14)
+    middle = height + 46
+    text = f"step {step}   return {episode.returns[step]:.0f}"
+    draw.text((width - 8, middle), text, INK, font, anchor="rm")
+    acting = episode.components[step] if components else -1
+    pitch = min(26, 300 // max(components, 1))
+    for index, colour in enumerate(component_colours(components)):
+        _swatch(draw, (8 + index * pitch, middle), pitch - 6, index, colour, index == acting)
+    return np.asarray(frame)
+
+
+def _bar(episode: Episode, step: int, components: int, width: int) -> Image.Image:
+    colours = component_colours(components) if components else [INK]
+    acting = episode.components if components else np.zeros(len(episode.returns), int)
+    steps = np.arange(width) * len(acting) // width
+    row = [colours[acting[s]] if s <= step else EMPTY for s in steps]
+    bar = Image.new("RGB", (width, 1))
+    for x, colour in enumerate(row):
+        bar.putpixel((x, 0), tuple(bytes.fromhex(colour[1:])))
+    return bar.resize((width, 20))
+
+
+def _swatch(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    width: int,
+    index: int,
+    colour: str,
+    is_acting: bool,
+) -> None:
+    """A component's number in its colour, if it fits; the acting one is framed."""
+    x, y = at
+    draw.rectangle((x, y - 10, x + width, y + 10), colour)
+    if is_acting:
+        draw.rectangle((x - 3, y - 13, x + width + 3, y + 13), outline=INK, width=2)
+    if width >= 16:
+        red, green, blue = bytes.fromhex(colour[1:])
+        ink = PAPER if 0.3 * red + 0.6 * green + 0.1 * blue < 130 else INK
+        font = ImageFont.load_default(13)
+        draw.text((x + width / 2, y), str(index), ink, font, anchor="mm")
