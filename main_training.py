@@ -101,7 +101,7 @@ def policy_name(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line. Options that stay None leave a policy's own default as it is."""
-    parser = Parser(description="Train and evaluate a policy on a D4RL task.")
+    parser = Parser(description="Train and evaluate a policy on a D4RL task.", allow_abbrev=False)
     positive = number(int, 1)
     size = number(int, 1, MAX_SIZE)
 
@@ -758,7 +758,18 @@ class Training:
         self.logger = make_logger(self.logger_name, folder, self.run_id, self.config, start)
         with contextlib.closing(self.logger):
             yield
-            self.logger.finish(self.results.rows[-1], {})
+            self.logger.finish(self.results.rows[-1], self._figures())
+
+    def _figures(self) -> dict:
+        """What report.py draws of this run; nothing without a logger or the packages to draw it."""
+        if self.logger_name == "none":
+            return {}
+        try:
+            from reports.whole import figures_of_run
+        except ModuleNotFoundError:
+            return {}
+        paths = self.results.config_path, self.results.model_path
+        return figures_of_run(*paths, self.arguments.seed)
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return step % frequency == 0 or step == self.arguments.max_timesteps

@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path
+from reports import latent
 from reports.curves import make_figures
 from reports.errors import ReportError
+from reports.models import play, read_model
 from reports.page import render_page
-from reports.runs import Group, group_notes, group_runs, read_runs
+from reports.runs import Group, group_notes, group_runs, read_run, read_runs
 from reports.style import save
 from reports.tables import Line, Table, csv_table, make_lines, make_tables, markdown
+
+EPISODES = 3  # of the figure of a single run
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,22 @@ def write_report(results: Path, out: Path, html: bool) -> None:
         raise ReportError(str(error)) from error
     print(text)
     print(f"written to {out}/")
+
+
+def figures_of_run(config: Path, model: Path, seed: int) -> dict[str, Figure]:
+    """The report's figures of a single finished run, and which component acts where, if it has any.
+
+    Args:
+        config: results/<policy>/<run>.json, with its CSV beside it.
+        model: models/<run>.pt; it may be missing.
+        seed: of the run.
+    """
+    figures = make_figures(make_lines(group_runs([read_run(config)])))
+    if model.exists():
+        trained = read_model(model)
+        if trained.components:
+            figures["latent"] = latent.draw(trained, play(trained, EPISODES, seed))
+    return figures
 
 
 def _write(path: Path, text: str) -> None:

@@ -74,6 +74,16 @@ def test_tensorboard_is_the_default_and_has_what_the_csv_has(hopper):
     assert "config/text_summary" in accumulator.Tags()["tensors"]
     hparams = accumulator.PluginTagToContent("hparams")
     assert b"expectile" in hparams["_hparams_/session_start_info"]
+    assert sorted(accumulator.Tags()["images"]) == [
+        *("figures/critic_loss", "figures/critic_loss_accumulated", "figures/learning_curves"),
+    ]
+
+
+def test_a_mixture_is_logged_with_its_components(hopper):
+    argv = command(hopper, "--max_timesteps", "10")
+    argv[1] = "DMPO"
+    assert main(argv) == 0
+    assert "figures/latent" in events().Tags()["images"]
 
 
 def test_an_interrupted_run_is_logged_once(hopper):
