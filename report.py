@@ -111,10 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[command](arguments)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in OPTIONAL:
+        package = (error.name or "").split(".")[0]
+        if package not in OPTIONAL:
             raise
         print(
-            f"error: {error.name} is missing: pip install -r requirements-report.txt",
+            f"error: {package} is missing: pip install -r requirements-report.txt",
             file=sys.stderr,
         )
         return 2

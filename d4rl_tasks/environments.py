@@ -38,6 +38,9 @@ class D4RLEnv(MujocoEnv):
         self.robot = make_robot(self.task)
         self.target_goal = draw_goal(self.robot, np.random.default_rng(goal_seed))
         choose_headless_renderer(kwargs.get("render_mode"))
+        if kwargs.get("camera_id") is None and self.task.maze is None:
+            # gymnasium's free camera stands still, and the robot walks out of the picture.
+            kwargs["camera_name"] = kwargs.get("camera_name") or "track"
         super().__init__(
             self.robot.xml,
             self.robot.frame_skip,

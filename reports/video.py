@@ -64,11 +64,7 @@ def check_kind(out: Path) -> None:
 
 
 def _write_frames(model: Model, episodes: list[Episode], path: Path, kind: str) -> None:
-    # A robot in a maze is seen from above; the others are followed from the side.
-    camera = None if d4rl_tasks.get_task(model.env).maze else "track"
-    environment = d4rl_tasks.make(
-        model.env, render_mode="rgb_array", width=SIZE, height=SIZE, camera_name=camera
-    )
+    environment = d4rl_tasks.make(model.env, render_mode="rgb_array", width=SIZE, height=SIZE)
     stride = max(1, round(environment.unwrapped.metadata["render_fps"] / FRAMES_PER_SECOND[kind]))
     rate = environment.unwrapped.metadata["render_fps"] / stride
     total = sum(len(range(0, len(episode.returns), stride)) for episode in episodes)
