@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -122,7 +123,7 @@ class DMPO(Policy):
             noise = noise.clamp(-self.hp.target_noise_clip, self.hp.target_noise_clip)
             next_action = (next_action + noise).clamp(-self.max_action, self.max_action)
             next_value = self.critic_target(batch.next_state, next_action).amin(0)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:

@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -87,7 +88,7 @@ class IQL(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:

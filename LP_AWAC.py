@@ -8,6 +8,7 @@ policy acts in its continuous latent space. The target decoder decodes every act
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import (
@@ -23,6 +24,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -96,7 +98,7 @@ class LP_AWAC(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def value_loss(self, state: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class LP_AWAC(Policy):
                 noise = torch.randn_like(latent) * self.hp.latent_noise
                 latent = latent + noise.clamp(-clip, clip)
             target = self.critic_target(state, self.decode(state, latent)).amin(0)
-        return (self.value(state) - target).square().mean()
+        return F.mse_loss(self.value(state), target)
 
     def cvae_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():

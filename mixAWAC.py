@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -118,7 +119,7 @@ class mixAWAC(Policy):
         with torch.no_grad():
             next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
             next_value = self.critic_target(batch.next_state, next_action).amin(0)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
