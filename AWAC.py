@@ -86,11 +86,11 @@ class AWAC(Policy):
 
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) less, if score_type is "adv", the mean value of actions ~ pi_target(s): (B,)."""
-        value = self.critic(state, action).amin(0)
         if self.hp.score_type != "adv":
-            return value
-        actions = self.actor_target(state).sample((self.hp.value_samples,))
-        return value - self.critic(state, actions).amin(0).mean(0)
+            return self.critic(state, action).amin(0)
+        policy_actions = self.actor_target(state).sample((self.hp.value_samples,))
+        values = self.critic(state, torch.cat([action[None], policy_actions])).amin(0)
+        return values[0] - values[1:].mean(0)
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor(state).mean

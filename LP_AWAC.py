@@ -20,6 +20,7 @@ from utils import (
     ValueFunction,
     adam,
     advantage_weight,
+    call_frozen,
     make_target,
     minimize,
     polyak_update,
@@ -121,7 +122,7 @@ class LP_AWAC(Policy):
 
     def actor_loss(self, state: Tensor) -> Tensor:
         action = self.decode(state, self.latent_action(self.actor, state))
-        return -self.critic.q1(state, action).mean()
+        return -call_frozen(self.critic.q1, state, action).mean()
 
     def advantage(self, batch: Batch) -> Tensor:
         """r + gamma Q(s', pi(s')) - V(s), by the targets: (B,)."""

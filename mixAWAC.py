@@ -131,8 +131,9 @@ class mixAWAC(Policy):
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""
         policy_action = self.actor_target.sample(state, self.hp.temperature)
-        value = self.critic_target(state, action).amin(0)
-        return value - self.critic_target(state, policy_action).amin(0)
+        actions = torch.stack([action, policy_action])
+        value, policy_value = self.critic_target(state, actions).amin(0)
+        return value - policy_value
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor.mode(state)
