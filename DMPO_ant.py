@@ -75,6 +75,6 @@ class DMPO_ant(DMPO):
         """Q(s, a) - V(s): (B,)."""
         return self.pessimistic(self.critic(state, action)) - self.value(state)
 
-    def pessimistic(self, values: Tensor) -> Tensor:
-        """Mostly the lower twin: (2, ...) -> (...)."""
-        return torch.lerp(values.amax(0), values.amin(0), self.hp.doubleq_min)
+    def pessimistic(self, values: tuple[Tensor, Tensor]) -> Tensor:
+        """Mostly the lower twin."""
+        return torch.lerp(torch.maximum(*values), torch.minimum(*values), self.hp.doubleq_min)

@@ -99,7 +99,7 @@ class IQL(Policy):
     @torch.no_grad()
     def target_value(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) by the target critics, which all updates of a step share: (B,)."""
-        return self.critic_target(state, action).amin(0)
+        return torch.minimum(*self.critic_target(state, action))
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor(state).mean

@@ -107,9 +107,9 @@ class LP_AWAC(Policy):
             latent = self.latent_action(self.actor_target, state)
             if not self.hp.no_noise:
                 clip = self.hp.latent_noise_clip
-                noise = torch.randn_like(latent) * self.hp.latent_noise
+                noise = torch.empty_like(latent).normal_(std=self.hp.latent_noise)
                 latent = latent + noise.clamp(-clip, clip)
-            target = self.critic_target(state, self.decode(state, latent)).amin(0)
+            target = torch.minimum(*self.critic_target(state, self.decode(state, latent)))
         return F.mse_loss(self.value(state), target)
 
     def cvae_loss(self, batch: Batch) -> Tensor:
@@ -129,7 +129,7 @@ class LP_AWAC(Policy):
         next_action = self.decode(
             batch.next_state, self.latent_action(self.actor_target, batch.next_state)
         )
-        next_value = self.critic_target(batch.next_state, next_action).amin(0)
+        next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
         return (
             batch.reward + self.hp.discount * batch.not_done * next_value - self.value(batch.state)
         )

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -94,6 +95,8 @@ class ConcatLinear(nn.Linear):
         self.input_dims = list(input_dims)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if len(inputs) == 1:  # concatenated already
+            return F.linear(inputs[0], self.weight, self.bias)
         first, *rest = self.weight.split(self.input_dims, dim=1)
         output = F.linear(inputs[0], first, self.bias)
         for part, weight in zip(inputs[1:], rest, strict=True):
@@ -130,7 +133,7 @@ class MLP(nn.Module):
         linears = [self.first, *(layer for layer in self.rest if isinstance(layer, nn.Linear))]
         ends_with_relu = isinstance(self.rest[-1], nn.ReLU)
         if all(part.shape[:-1] == inputs[0].shape[:-1] for part in inputs):
-            hidden = torch.cat(inputs, -1)
+            hidden = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0].contiguous()
         else:
             hidden = self.first(*inputs).relu_()
             linears = linears[1:]
@@ -216,15 +219,18 @@ class ValueFunction(MLP):
 
 
 class TwinCritic(nn.Module):
-    """Q1(s, a) and Q2(s, a): (..., S), (..., A) -> (2, ...)."""
+    """Q1(s, a) and Q2(s, a): (..., S), (..., A) -> twice (...)."""
 
     def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int]):
         super().__init__()
         self.q1 = MLP([state_dim, action_dim], hidden, 1)
         self.q2 = MLP([state_dim, action_dim], hidden, 1)
 
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return torch.stack([self.q1(state, action), self.q2(state, action)]).squeeze(-1)
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = [state, action]
+        if state.shape[:-1] == action.shape[:-1]:
+            inputs = [torch.cat(inputs, -1)]  # once for both
+        return self.q1(*inputs).squeeze(-1), self.q2(*inputs).squeeze(-1)
 
 
 class LatentEmbedding(nn.Module):
@@ -261,18 +267,21 @@ class GaussianActor(nn.Module):
         features = self.trunk(*inputs)
         mean = self.max_action * self.mean(features).tanh()
         low, high = LOG_STD_RANGE
-        log_std = low + (high - low) / 2 * (self.log_std(features).tanh().tanh() + 1)
+        log_std = (low + high) / 2 + (high - low) / 2 * self.log_std(features).tanh().tanh()
         return Normal(mean, log_std.exp(), validate_args=False)
 
 
 def log_prob(policy: Normal, action: Tensor) -> Tensor:
     """Log density of actions (..., A) under independent Normals, summed over A: (...)."""
-    return policy.log_prob(action).sum(-1)
+    error = (action - policy.mean) / policy.stddev
+    constant = action.shape[-1] / 2 * math.log(2 * math.pi)
+    return -(error.square() / 2 + policy.stddev.log()).sum(-1) - constant
 
 
-def td_loss(values: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each twin, (2, B) against (B,), summed over the twins."""
-    return len(values) * F.mse_loss(values, target.expand_as(values))
+def td_loss(values: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+    """Mean squared error of each twin, (B,) against (B,), summed over the twins."""
+    first, second = values
+    return F.mse_loss(first, target) + F.mse_loss(second, target)
 
 
 def td_target(batch: Batch, next_value: Tensor, discount: float) -> Tensor:
