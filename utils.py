@@ -149,6 +149,8 @@ class MLP(nn.Module):
 
 def is_onednn(tensor: Tensor) -> bool:
     """Whether oneDNN multiplies such a tensor (not under `torch.backends.mkldnn.flags(False)`)."""
+    if torch.compiler.is_compiling():  # it chooses by itself
+        return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     return is_cpu_float and torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
 

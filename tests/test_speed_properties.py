@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils
+from IQL import IQL
+from LP_AWAC import LP_AWAC
 from utils import MLP, ReplayBuffer, TwinCritic
 
 STATES, ACTIONS = 17, 6
@@ -219,3 +221,32 @@ def test_training_goes_on_from_a_loaded_state_to_the_bit(name):
     for network, module in policy.networks().items():
         for key, value in module.state_dict().items():
             assert torch.equal(value, loaded.networks()[network].state_dict()[key]), (network, key)
+
+
+def losses_of(policy, batch):
+    """All losses of a train step."""
+    if isinstance(policy, IQL):
+        target_value = policy.target_value(batch.state, batch.action)
+        value_loss = policy.value_loss(batch.state, target_value)
+        return value_loss, policy.critic_loss(batch), policy.actor_loss(batch, target_value)
+    if isinstance(policy, LP_AWAC):
+        losses = policy.critic_loss(batch), policy.value_loss(batch.state)
+        return *losses, policy.cvae_loss(batch), policy.actor_loss(batch.state)
+    losses = [policy.critic_loss(batch), policy.actor_loss(batch)]
+    if hasattr(policy, "value"):
+        losses.append(policy.value_loss(batch.state))
+    if hasattr(policy, "info_posterior"):
+        losses.append(policy.info_loss(batch.state))
+    return tuple(losses)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_the_losses_trace_without_a_graph_break(name, options):
+    policy, batch = make_policy(name, **options), make_buffer().sample(32)
+    torch.compiler.reset()
+    traced = torch.compile(losses_of, fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    actual = traced(policy, batch)
+    torch.manual_seed(1)
+    expected = losses_of(policy, batch)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
