@@ -137,6 +137,8 @@ class MLP(nn.Module):
         else:
             hidden = self.first(*inputs).relu_()
             linears = linears[1:]
+            if not linears:
+                return hidden
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]
         if torch.is_grad_enabled():
             return OneDNNLayers.apply(ends_with_relu, hidden, *parameters)
@@ -172,8 +174,8 @@ def without_gaps(matrix: Tensor) -> Tensor:
 def onednn_layers(
     ends_with_relu: bool, input: Tensor, parameters: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The outputs of all layers; `parameters` alternates weights and biases. Has no gradient."""
-    outputs = []
+    """The input and the outputs of all layers; `parameters` alternates weights and biases."""
+    outputs = [input]
     for i in range(0, len(parameters), 2):
         relu = ends_with_relu or i + 2 < len(parameters)
         input = onednn_linear(input, parameters[i], parameters[i + 1], relu)
@@ -188,7 +190,7 @@ class OneDNNLayers(torch.autograd.Function):
     def forward(ctx, ends_with_relu: bool, input: Tensor, *parameters: Tensor) -> Tensor:
         outputs = onednn_layers(ends_with_relu, input, parameters)
         ctx.ends_with_relu = ends_with_relu
-        ctx.save_for_backward(input, *outputs, *parameters[::2])
+        ctx.save_for_backward(*outputs, *parameters[::2])
         return outputs[-1]
 
     @staticmethod

@@ -137,6 +137,10 @@ NETWORKS = {
     "ends in a ReLU": (lambda: MLP([STATES], (32, 24), None), [(64, STATES)]),
     "one hidden layer": (lambda: MLP([STATES], (32,), 1), [(64, STATES)]),
     "components": (lambda: MLP([STATES, 8], (32, 24), 5), [(64, STATES), (8, 1, 8)]),
+    "one hidden layer of components": (
+        lambda: MLP([STATES, 8], (32,), None),
+        [(64, STATES), (8, 1, 8)],
+    ),
     "actions of components": (
         lambda: TwinCritic(STATES, ACTIONS, (32, 24)),
         [(64, STATES), (8, 64, ACTIONS)],
