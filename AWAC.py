@@ -22,6 +22,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -73,8 +74,8 @@ class AWAC(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action = self.actor(batch.next_state).sample()
-            next_value = self.critic_target(batch.next_state, next_action).amin(0)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
@@ -85,11 +86,11 @@ class AWAC(Policy):
 
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) less, if score_type is "adv", the mean value of actions ~ pi_target(s): (B,)."""
-        value = self.critic(state, action).amin(0)
         if self.hp.score_type != "adv":
-            return value
-        actions = self.actor_target(state).sample((self.hp.value_samples,))
-        return value - self.critic(state, actions).amin(0).mean(0)
+            return torch.minimum(*self.critic(state, action))
+        policy_actions = self.actor_target(state).sample((self.hp.value_samples,))
+        values = torch.minimum(*self.critic(state, torch.cat([action[None], policy_actions])))
+        return values[0] - values[1:].mean(0)
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor(state).mean

@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -118,11 +119,11 @@ class DMPO(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action, _ = self.best_component(self.actor_target, batch.next_state)
-            noise = torch.randn_like(next_action) * self.hp.target_noise
+            noise = torch.empty_like(next_action).normal_(std=self.hp.target_noise)
             noise = noise.clamp(-self.hp.target_noise_clip, self.hp.target_noise_clip)
             next_action = (next_action + noise).clamp(-self.max_action, self.max_action)
-            next_value = self.critic_target(batch.next_state, next_action).amin(0)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
@@ -141,7 +142,7 @@ class DMPO(Policy):
 
     def info_loss(self, state: Tensor) -> Tensor:
         component = torch.randint(self.hp.latent_disc_dim, (len(state),), device=state.device)
-        action = self.actor(state, F.one_hot(component, self.hp.latent_disc_dim).float())
+        action = self.actor(state, self.components[component, 0])
         return F.cross_entropy(self.info_posterior(state, action), component)
 
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
@@ -149,9 +150,9 @@ class DMPO(Policy):
         _, best_value = self.best_component(self.actor_target, state)
         return self.pessimistic(self.critic(state, action)) - best_value
 
-    def pessimistic(self, values: Tensor) -> Tensor:
-        """One value of the twins': (2, ...) -> (...)."""
-        return values.amin(0)
+    def pessimistic(self, values: tuple[Tensor, Tensor]) -> Tensor:
+        """One value of the twins': the lower."""
+        return torch.minimum(*values)
 
     def component_values(self, actor: Actor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Action (K, B, A) and value (K, B) of every component at every state."""
@@ -162,7 +163,7 @@ class DMPO(Policy):
         """Action (B, A) and value (B,) of the component that the critic values most."""
         actions, values = self.component_values(actor, state)
         best_value, best = values.max(0)
-        return actions[best, torch.arange(len(state), device=state.device)], best_value
+        return actions.take_along_dim(best[None, :, None], dim=0).squeeze(0), best_value
 
     def act(self, state: Tensor) -> Tensor:
         return self.best_component(self.actor, state)[0]

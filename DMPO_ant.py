@@ -7,10 +7,11 @@ is not here is as in DMPO.py: the actor loss, the gating, the mutual information
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from DMPO import DMPO
-from utils import Batch, ReplayBuffer, ValueFunction, adam, minimize, td_loss
+from utils import Batch, ReplayBuffer, ValueFunction, adam, minimize, td_loss, td_target
 
 
 @dataclass
@@ -62,18 +63,18 @@ class DMPO_ant(DMPO):
             action, _ = self.best_component(self.actor_target, state)
             target = self.pessimistic(self.critic_target(state, action))
             target = target.clamp(*self.hp.value_range)
-        return (self.value(state) - target).square().mean()
+        return F.mse_loss(self.value(state), target)
 
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) - V(s): (B,)."""
         return self.pessimistic(self.critic(state, action)) - self.value(state)
 
-    def pessimistic(self, values: Tensor) -> Tensor:
-        """Mostly the lower twin: (2, ...) -> (...)."""
-        return torch.lerp(values.amax(0), values.amin(0), self.hp.doubleq_min)
+    def pessimistic(self, values: tuple[Tensor, Tensor]) -> Tensor:
+        """Mostly the lower twin."""
+        return torch.lerp(torch.maximum(*values), torch.minimum(*values), self.hp.doubleq_min)

@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -68,37 +69,37 @@ class IQL(Policy):
     def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
         self.total_it += 1
         batch = replay_buffer.sample(batch_size)
-        self.losses = {"value": self.value_loss(batch.state, batch.action)}
+        target_value = self.target_value(batch.state, batch.action)
+        self.losses = {"value": self.value_loss(batch.state, target_value)}
         minimize(self.losses["value"], self.value_optimizer)
         self.losses["critic"] = self.critic_loss(batch)
         minimize(self.losses["critic"], self.critic_optimizer)
         if self.total_it % self.hp.policy_freq == 0:
-            self.losses["actor"] = self.actor_loss(batch)
+            self.losses["actor"] = self.actor_loss(batch, target_value)
             minimize(self.losses["actor"], self.actor_optimizer)
             self.actor_schedule.step()
             polyak_update(self.critic, self.critic_target, self.hp.tau)
         return self.losses["critic"].detach()
 
-    def value_loss(self, state: Tensor, action: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = self.critic_target(state, action).amin(0)
-        return expectile_loss(target - self.value(state), self.hp.expectile)
+    def value_loss(self, state: Tensor, target_value: Tensor) -> Tensor:
+        return expectile_loss(target_value - self.value(state), self.hp.expectile)
 
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def actor_loss(self, batch: Batch) -> Tensor:
+    def actor_loss(self, batch: Batch, target_value: Tensor) -> Tensor:
         with torch.no_grad():
-            advantage = self.advantage(batch.state, batch.action)
+            advantage = target_value - self.value(batch.state)
             weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
         return -(weight * log_prob(self.actor(batch.state), batch.action)).mean()
 
-    def advantage(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q(s, a) - V(s), by the target critic: (B,)."""
-        return self.critic_target(state, action).amin(0) - self.value(state)
+    @torch.no_grad()
+    def target_value(self, state: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a) by the target critics, which all updates of a step share: (B,)."""
+        return torch.minimum(*self.critic_target(state, action))
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor(state).mean

@@ -8,6 +8,7 @@ policy acts in its continuous latent space. The target decoder decodes every act
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import (
@@ -19,10 +20,12 @@ from utils import (
     ValueFunction,
     adam,
     advantage_weight,
+    call_frozen,
     make_target,
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -96,7 +99,7 @@ class LP_AWAC(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_value = self.value(batch.next_state)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def value_loss(self, state: Tensor) -> Tensor:
@@ -104,10 +107,10 @@ class LP_AWAC(Policy):
             latent = self.latent_action(self.actor_target, state)
             if not self.hp.no_noise:
                 clip = self.hp.latent_noise_clip
-                noise = torch.randn_like(latent) * self.hp.latent_noise
+                noise = torch.empty_like(latent).normal_(std=self.hp.latent_noise)
                 latent = latent + noise.clamp(-clip, clip)
-            target = self.critic_target(state, self.decode(state, latent)).amin(0)
-        return (self.value(state) - target).square().mean()
+            target = torch.minimum(*self.critic_target(state, self.decode(state, latent)))
+        return F.mse_loss(self.value(state), target)
 
     def cvae_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -119,14 +122,14 @@ class LP_AWAC(Policy):
 
     def actor_loss(self, state: Tensor) -> Tensor:
         action = self.decode(state, self.latent_action(self.actor, state))
-        return -self.critic.q1(state, action).mean()
+        return -call_frozen(self.critic.q1, state, action).mean()
 
     def advantage(self, batch: Batch) -> Tensor:
         """r + gamma Q(s', pi(s')) - V(s), by the targets: (B,)."""
         next_action = self.decode(
             batch.next_state, self.latent_action(self.actor_target, batch.next_state)
         )
-        next_value = self.critic_target(batch.next_state, next_action).amin(0)
+        next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
         return (
             batch.reward + self.hp.discount * batch.not_done * next_value - self.value(batch.state)
         )

@@ -26,6 +26,7 @@ from utils import (
     minimize,
     polyak_update,
     td_loss,
+    td_target,
 )
 
 
@@ -71,8 +72,8 @@ class MixtureActor(nn.Module):
 
     def sample(self, state: Tensor, temperature: float) -> Tensor:
         """(B, A): a component by Gumbel-softmax, then its Gaussian."""
-        latent = F.gumbel_softmax(self.gate(state), tau=temperature, hard=True)
-        return self(state, latent).sample()
+        component = F.gumbel_softmax(self.gate(state), tau=temperature).argmax(-1)
+        return self(state, self.components[component, 0]).sample()
 
     def mode(self, state: Tensor) -> Tensor:
         """(B, A): the mean of the most probable component."""
@@ -117,8 +118,8 @@ class mixAWAC(Policy):
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
-            next_value = self.critic_target(batch.next_state, next_action).amin(0)
-            target = batch.reward + self.hp.discount * batch.not_done * next_value
+            next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
+            target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
@@ -130,8 +131,9 @@ class mixAWAC(Policy):
     def advantage(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""
         policy_action = self.actor_target.sample(state, self.hp.temperature)
-        value = self.critic_target(state, action).amin(0)
-        return value - self.critic_target(state, policy_action).amin(0)
+        actions = torch.stack([action, policy_action])
+        value, policy_value = torch.minimum(*self.critic_target(state, actions))
+        return value - policy_value
 
     def act(self, state: Tensor) -> Tensor:
         return self.actor.mode(state)

@@ -267,10 +267,10 @@ def test_value_function_and_critics_have_no_trailing_dimension():
     state, action = torch.randn(7, STATES), torch.randn(5, 7, ACTIONS)
     assert ValueFunction(STATES, (8,))(state).shape == (7,)
     critic = TwinCritic(STATES, ACTIONS, (8,))
-    values = critic(state, action)
-    assert values.shape == (2, 5, 7)
-    torch.testing.assert_close(values[0], critic.q1(state, action).squeeze(-1))
-    torch.testing.assert_close(values[1], critic.q2(state, action).squeeze(-1))
+    first, second = critic(state, action)
+    assert first.shape == second.shape == (5, 7)
+    torch.testing.assert_close(first, critic.q1(state, action).squeeze(-1))
+    torch.testing.assert_close(second, critic.q2(state, action).squeeze(-1))
 
 
 def test_twin_critics_start_apart():

@@ -1,0 +1,256 @@
+"""What keeps a train step fast: few kernels, no reading back, one result on every path."""
+
+import copy
+import importlib
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import utils
+from IQL import IQL
+from LP_AWAC import LP_AWAC
+from utils import MLP, ReplayBuffer, TwinCritic
+
+STATES, ACTIONS = 17, 6
+POLICIES = ["DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC"]
+VARIANTS = [(name, {}) for name in POLICIES]
+VARIANTS += [(name, {"info_reg": True}) for name in ("DMPO", "DMPO_ant")]
+
+# Kernels of a train step, the mean over policy_freq steps. DMPO_ant has a layer more in every
+# network, LP_AWAC updates five networks and three targets on every step.
+MOST_KERNELS = {
+    "DMPO": 150,
+    "DMPO_ant": 195,
+    "AWAC": 150,
+    "IQL": 150,
+    "mixAWAC": 150,
+    "LP_AWAC": 230,
+}
+
+# These only look at memory, or reserve it: they start no kernel.
+VIEWS = {
+    "alias",
+    "as_strided",
+    "detach",
+    "empty",
+    "empty_like",
+    "expand",
+    "permute",
+    "select",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "t",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "view",
+    "_unsafe_view",
+}
+READ_BACK = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts the operators that are dispatched while it is active, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        namespace, name = function.overloadpacket._qualified_op_name.split("::")
+        if namespace != "profiler":
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def make_policy(name, seed=0, **options):
+    torch.manual_seed(seed)
+    module = importlib.import_module(name)
+    small = {"hidden": (32,) * (3 if name == "DMPO_ant" else 2)}
+    hyperparameters = module.Hyperparameters(**(small | options))
+    return getattr(module, name)(STATES, ACTIONS, 1.0, hyperparameters)
+
+
+def make_buffer(count=500):
+    rng = np.random.default_rng(0)
+    return ReplayBuffer(
+        rng.normal(size=(count, STATES)),
+        rng.uniform(-1, 1, (count, ACTIONS)),
+        rng.normal(size=(count, STATES)),
+        rng.normal(size=count),
+        (rng.random(count) < 0.1).astype(np.float64),
+    )
+
+
+def count_operators(policy, steps):
+    """Operators of `steps` train steps, after two that make the optimisers' state."""
+    buffer = make_buffer()
+    for _ in range(2):
+        policy.train(buffer, 32)
+    with Dispatched() as dispatched:
+        for _ in range(steps):
+            policy.train(buffer, 32)
+    return dispatched.counts
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_train_step_starts_few_kernels(name):
+    counts = count_operators(make_policy(name), steps=2)
+    kernels = sum(count for operator, count in counts.items() if operator not in VIEWS) / 2
+    assert 50 < kernels <= MOST_KERNELS[name], counts
+
+
+def test_the_count_sees_kernels_and_not_views():
+    x = torch.ones(3, 4)
+    with Dispatched() as dispatched:
+        (x.t() @ x).relu_().sum().item()
+    kernels = {name for name in dispatched.counts if name not in VIEWS}
+    assert kernels == {"mm", "relu_", "sum", "_local_scalar_dense"}
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_a_hundred_train_steps_never_read_a_tensor_back(name, options):
+    counts = count_operators(make_policy(name, **options), steps=100)
+    assert counts.total() > 5_000
+    assert not READ_BACK & counts.keys()
+    # A copy to another device would be one of these.
+    assert not {"_to_copy", "_copy_from"} & counts.keys()
+
+
+# oneDNN's path against PyTorch's own layers
+
+
+def onednn(test):
+    """A test that needs oneDNN, and turns it off for a while (which warns of TF32)."""
+    is_missing = not torch.backends.mkldnn.is_available()
+    test = pytest.mark.skipif(is_missing, reason="no oneDNN in this PyTorch")(test)
+    return pytest.mark.filterwarnings("ignore:TF32")(test)
+
+
+NETWORKS = {
+    "mlp": (lambda: MLP([STATES, ACTIONS], (32, 24), 5), [(64, STATES), (64, ACTIONS)]),
+    "ends in a ReLU": (lambda: MLP([STATES], (32, 24), None), [(64, STATES)]),
+    "one hidden layer": (lambda: MLP([STATES], (32,), 1), [(64, STATES)]),
+    "components": (lambda: MLP([STATES, 8], (32, 24), 5), [(64, STATES), (8, 1, 8)]),
+    "one hidden layer of components": (
+        lambda: MLP([STATES, 8], (32,), None),
+        [(64, STATES), (8, 1, 8)],
+    ),
+    "actions of components": (
+        lambda: TwinCritic(STATES, ACTIONS, (32, 24)),
+        [(64, STATES), (8, 64, ACTIONS)],
+    ),
+    "single state": (lambda: TwinCritic(STATES, ACTIONS, (32, 24)), [(1, STATES), (1, ACTIONS)]),
+}
+
+
+def output_of(network, inputs):
+    output = network(*inputs)
+    return torch.stack(output) if isinstance(output, tuple) else output
+
+
+@onednn
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(("make", "shapes"), NETWORKS.values(), ids=NETWORKS)
+def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, gaps):
+    torch.manual_seed(0)
+    network = make()
+    # Columns of a batch, as the replay buffer gives them, have gaps between their rows.
+    inputs = [torch.randn(*shape[:-1], shape[-1] + 3 * gaps)[..., : shape[-1]] for shape in shapes]
+    for part in inputs:
+        part.requires_grad_()
+    targets = [*inputs, *network.parameters()]
+
+    def run():
+        output = output_of(network, inputs)
+        # Squares, so that every output has a gradient of its own.
+        return output, *torch.autograd.grad(output.square().sum(), targets)
+
+    fast = run()
+    with torch.no_grad():
+        without_graph = output_of(network, inputs)
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = run()
+    for actual, wanted in zip(fast, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(without_graph, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@onednn
+@pytest.mark.parametrize("name", POLICIES)
+def test_training_by_onednn_is_training_by_pytorchs_layers(name):
+    weights = []
+    for enabled in (True, False):
+        policy = make_policy(name)
+        buffer = make_buffer()
+        torch.manual_seed(1)
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            for _ in range(4):
+                policy.train(buffer, 64)
+        weights.append(dict(policy.critic.named_parameters()))
+    for key, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_call_passes_gradients_to_its_inputs_only():
+    torch.manual_seed(0)
+    network, x = MLP([3], (8,), 2), torch.randn(5, 3, requires_grad=True)
+    output = utils.call_frozen(network, x)
+    torch.testing.assert_close(output, network(x))
+    output.sum().backward()
+    (expected,) = torch.autograd.grad(network(x).sum(), x)
+    torch.testing.assert_close(x.grad, expected)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_training_goes_on_from_a_loaded_state_to_the_bit(name):
+    policy = make_policy(name)
+    buffer = make_buffer()
+    for _ in range(3):
+        policy.train(buffer, 32)
+    loaded = make_policy(name, seed=9)
+    loaded.load_state_dict(copy.deepcopy(policy.state_dict()))
+    generator = buffer.generator.get_state()
+    for one in (policy, loaded):
+        torch.manual_seed(1)
+        buffer.generator.set_state(generator)
+        for _ in range(4):
+            one.train(buffer, 32)
+    for network, module in policy.networks().items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, loaded.networks()[network].state_dict()[key]), (network, key)
+
+
+def losses_of(policy, batch):
+    """All losses of a train step."""
+    if isinstance(policy, IQL):
+        target_value = policy.target_value(batch.state, batch.action)
+        value_loss = policy.value_loss(batch.state, target_value)
+        return value_loss, policy.critic_loss(batch), policy.actor_loss(batch, target_value)
+    if isinstance(policy, LP_AWAC):
+        losses = policy.critic_loss(batch), policy.value_loss(batch.state)
+        return *losses, policy.cvae_loss(batch), policy.actor_loss(batch.state)
+    losses = [policy.critic_loss(batch), policy.actor_loss(batch)]
+    if hasattr(policy, "value"):
+        losses.append(policy.value_loss(batch.state))
+    if hasattr(policy, "info_posterior"):
+        losses.append(policy.info_loss(batch.state))
+    return tuple(losses)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_the_losses_trace_without_a_graph_break(name, options):
+    policy, batch = make_policy(name, **options), make_buffer().sample(32)
+    torch.compiler.reset()
+    traced = torch.compile(losses_of, fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    actual = traced(policy, batch)
+    torch.manual_seed(1)
+    expected = losses_of(policy, batch)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
