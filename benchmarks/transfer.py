@@ -2,10 +2,10 @@
 
     python -m benchmarks.transfer [--episodes 100] [--out docs]
 
-Every behaviour of halfcheetah, hopper and walker2d, trained on D4RL's physics, acts by its mean from
-the same seeds on three environments: ours, and gymnasium's -v4 and -v5, whose capsules are heavier
-and whose contact margins are doubled with a MuJoCo of today. Writes `transfer.md`, all behaviours in
-a table, and `transfer.png` (which needs matplotlib). Ten minutes on two idle cores.
+Every behaviour of halfcheetah, hopper and walker2d, trained on D4RL's physics, acts by its mean
+from 100 seeded starts on three environments: ours, and gymnasium's -v4 and -v5 as they come, whose
+capsules are heavier and whose contact margins are doubled. Writes `transfer.md`, all behaviours in
+a table, and `transfer.png` (which needs matplotlib). About ten minutes on two idle cores.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def draw(measurements: list[Measurement], path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("normalised score × 100")
+    axes[0].set_ylabel("normalised score (100: expert)")
     axes[0].legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
