@@ -14,6 +14,7 @@ this package. `tests/original_stack/build` installs the packages in an environme
 import contextlib
 import dataclasses
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -213,15 +214,30 @@ def _transitions(name: str, path: Path) -> dict[str, np.ndarray]:
     return {key: values.astype(np.float32, copy=False) for key, values in arrays.items()}
 
 
+def versions() -> dict[str, str]:
+    """Versions of the packages. mujoco-py's 2.0.2.13 and free-mujoco-py bring MuJoCo 2.1.0."""
+    _import_gym()
+    mujoco_py = importlib.import_module("mujoco_py")
+    numbers = {name: importlib.metadata.version(name) for name in ("gym", "d4rl")}
+    return numbers | {"mujoco_py": mujoco_py.get_version()}
+
+
 def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
     """`env.get_normalized_score` of undiscounted returns, any shape; 1 for the reference expert."""
     return _environment(name).get_normalized_score(np.asarray(returns, dtype=np.float64))
+
+
+@cache
+def _idle_environments(name: str, goal_seed: int) -> list:
+    """Environments to use again: every maze that d4rl makes leaves a file open for good."""
+    return []
 
 
 class Episodes:
     """Episodes of one task side by side, with the interface of `LockstepVectorEnv`.
 
     A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
+    `close` keeps the environments for the next `Episodes` of the same task.
 
     Args:
         name: a task's name.
@@ -232,7 +248,10 @@ class Episodes:
     def __init__(self, name: str, num_envs: int, goal_seed: int = 0):
         self.task = get_task(name)
         self.num_envs = num_envs
-        self.environments = [make(name, goal_seed) for _ in range(num_envs)]
+        self._idle = _idle_environments(name, goal_seed)
+        self.environments = [
+            self._idle.pop() if self._idle else make(name, goal_seed) for _ in range(num_envs)
+        ]
         size = self.environments[0].observation_space.shape[0]
         self._observations = np.zeros((num_envs, size))
         self._terminated = np.zeros(num_envs, dtype=bool)
@@ -278,9 +297,9 @@ class Episodes:
         return self._observations.copy(), rewards, terminated, truncated, {}
 
     def close(self) -> None:
-        """Close the environments."""
-        for environment in self.environments:
-            environment.close()
+        """Give the environments back."""
+        self._idle += self.environments
+        self.environments = []
 
 
 def make_vec(name: str, num_envs: int, goal_seed: int = 0) -> Episodes:

@@ -1,5 +1,7 @@
 """`d4rl_tasks.original`: gym, d4rl and mujoco-py behind our functions, and a policy on both."""
 
+from pathlib import Path
+
 import gymnasium
 import h5py
 import numpy as np
@@ -125,6 +127,21 @@ def test_a_seed_determines_an_episode(name):
     environment.reset(seed=[5, 6, 5])
     np.testing.assert_array_equal(environment.step(actions)[0], after)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_environments_are_used_again():
+    def open_files():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = original.make_vec("antmaze-umaze-v0", 2)
+    environments = set(first.environments)
+    first.close()
+    before = open_files()
+    for _ in range(3):
+        again = original.make_vec("antmaze-umaze-v0", 2)
+        assert set(again.environments) == environments
+        again.close()
+    assert open_files() == before
 
 
 def test_finished_episodes_stand_still_and_time_limits_end_no_episode():
