@@ -176,16 +176,22 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
 def _download(name: str) -> Path:
     d4rl = importlib.import_module("d4rl.offline_env")
     url = _environment(name).dataset_url
+    path = Path(d4rl.filepath_from_url(url))
+    if path.exists():
+        return path
     try:
         with _prints_to_stderr():
-            return Path(d4rl.download_dataset_from_url(url))
-    except OSError as error:
-        # What came of it would pass for the whole the next time.
-        Path(d4rl.filepath_from_url(url)).unlink(missing_ok=True)
+            d4rl.download_dataset_from_url(url)
+    except BaseException as error:
+        path.unlink(missing_ok=True)  # a part would pass for the whole the next time
+        if not isinstance(error, OSError):
+            raise
+        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise D4RLTaskError(
-            f"d4rl cannot download {url} ({getattr(error, 'reason', error)}): put the file into "
-            f"{d4rl.DATASET_PATH}, or give its path as the source"
+            f"d4rl cannot download {url} ({reason}): put the file into {path.parent}, or give its "
+            "path as the source"
         ) from error
+    return path
 
 
 def _load_file(task: Task, path: Path, source: str) -> Dataset:

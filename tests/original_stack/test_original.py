@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import d4rl.offline_env
 import gymnasium
 import h5py
 import numpy as np
@@ -163,6 +164,16 @@ def test_finished_episodes_stand_still_and_time_limits_end_no_episode():
     assert truncated.all() and not terminated.any() and not cheetah.active.any()
 
 
+def write_flat(path, count):
+    """A file of maze2d's sizes."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.standard_normal((count, 4)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (count, 2)).astype(np.float32)
+        file["rewards"] = np.zeros(count, np.float32)
+        file["terminals"] = file["timeouts"] = np.zeros(count, bool)
+
+
 def test_a_task_beyond_our_86(tmp_path):
     name = "maze2d-umaze-v1"
     assert name not in d4rl_tasks.task_names()
@@ -170,17 +181,8 @@ def test_a_task_beyond_our_86(tmp_path):
     assert (task.robot, task.quality, task.max_episode_steps) == ("maze2d", "umaze", 300)
     environment = original.make_vec(name, 2)
     observations, _ = environment.reset(seed=[0, 1])
-    actions = np.zeros((2, 2))
-    rows = {"observations": [], "actions": [], "rewards": []}
-    for _ in range(20):
-        rows["observations"].append(observations[0])
-        observations, rewards, _, _, _ = environment.step(actions)
-        rows["actions"].append(actions[0])
-        rows["rewards"].append(rewards[0])
-    with h5py.File(tmp_path / "maze2d.hdf5", "w") as file:
-        for key, values in rows.items():
-            file[key] = np.array(values, dtype=np.float32)
-        file["terminals"] = file["timeouts"] = np.zeros(20, bool)
+    assert observations.shape == (2, 4)
+    write_flat(tmp_path / "maze2d.hdf5", 20)
     dataset = original.load_dataset(name, tmp_path / "maze2d.hdf5")
     assert dataset.observations.shape == (19, 4) and dataset.terminals.dtype == np.float32
     assert (dataset.source, dataset.generated) == ("file", False)
@@ -222,6 +224,19 @@ def test_a_file_that_d4rl_cannot_read_is_one_line(tmp_path):
     (tmp_path / "bad.hdf5").write_bytes(b"no HDF5")
     with pytest.raises(D4RLTaskError, match=r"bad\.hdf5"):
         original.load_dataset("maze2d-umaze-v1", tmp_path / "bad.hdf5")
+
+
+def test_a_dataset_beyond_our_86_is_downloaded_by_d4rl(tmp_path, monkeypatch):
+    """From a port at which nobody listens; the folder is the one d4rl keeps its files in."""
+    monkeypatch.setattr(d4rl.offline_env, "DATASET_PATH", str(tmp_path))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(D4RLTaskError, match=r"d4rl cannot download http.*refused"):
+        original.load_dataset("maze2d-umaze-v1")
+    assert not list(tmp_path.iterdir())
+    write_flat(tmp_path / "maze2d-umaze-sparse-v1.hdf5", 20)
+    dataset = original.load_dataset("maze2d-umaze-v1")
+    assert (dataset.source, len(dataset.rewards)) == ("d4rl", 19)
 
 
 def test_both_run_in_one_process_with_their_own_library():
