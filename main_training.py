@@ -28,12 +28,15 @@ import torch
 from tqdm import tqdm
 
 import d4rl_tasks
+from d4rl_tasks import original
 from d4rl_tasks.files import atomic_path
 from experiment import DivergedError, LossLog, Results, RunError, StoppedError, StopSignals
 from experiment.loggers import LOGGERS, choose_logger, make_logger
 from utils import Policy, ReplayBuffer
 
 POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
+# Where environments, datasets and scores come from.
+BACKENDS = {"d4rl_tasks": d4rl_tasks, "d4rl": original}
 EVAL_EPISODES = 10
 LAST_EVAL_EPISODES = {"antmaze": 100}
 EVAL_SEED_OFFSET = 100
@@ -119,6 +122,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--source",
         default="auto",
         help="dataset: auto, d4rl, generated, minari:ID or a path (default: %(default)s)",
+    )
+    run.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="d4rl_tasks",
+        help="d4rl takes environment, dataset and scores from gym and d4rl themselves, and has all "
+        "their tasks (default: %(default)s)",
     )
     run.add_argument(
         "--seed", type=number(int, 0, 2**31), default=1, help="of everything (default: %(default)s)"
@@ -333,7 +343,7 @@ def make_policy(
     if hasattr(hyperparameters, "max_timesteps"):
         hyperparameters.max_timesteps = arguments.max_timesteps
     if hasattr(hyperparameters, "value_range"):
-        task = d4rl_tasks.get_task(arguments.env)
+        task = BACKENDS[arguments.backend].get_task(arguments.env)
         hyperparameters.value_range = value_range(task, dataset.rewards, hyperparameters.discount)
     sizes = dataset.observations.shape[1], dataset.actions.shape[1]
     policy_class = getattr(policy_module(arguments.policy), arguments.policy)
@@ -348,7 +358,7 @@ def run_name(arguments: argparse.Namespace, policy: Policy, dataset: d4rl_tasks.
         value = getattr(policy.hp, option, None)
         if option != "scale" and value != getattr(defaults, option, None):
             parts.append(_name_part(option, value))
-    for option in ("max_timesteps", "batch_size", "normalize"):
+    for option in ("backend", "max_timesteps", "batch_size", "normalize"):
         value = getattr(arguments, option)
         if value != parser.get_default(option):
             parts.append(_name_part(option, value))
@@ -452,6 +462,7 @@ def evaluate(
     seed: int,
     scaling: Scaling,
     is_stopped: Callable[[], bool] = lambda: False,
+    backend: ModuleType = d4rl_tasks,
 ) -> np.ndarray | None:
     """Undiscounted returns of episodes run in lockstep, (episodes,) float64.
 
@@ -459,10 +470,11 @@ def evaluate(
 
     Args:
         is_stopped: asked at every step; True ends the evaluation, and None is returned.
+        backend: one of `BACKENDS`, which makes the environment.
     """
     seeds = [seed + EVAL_SEED_OFFSET + episode for episode in range(episodes)]
     returns = np.zeros(episodes)
-    with contextlib.closing(d4rl_tasks.make_vec(env, episodes)) as environment:
+    with contextlib.closing(backend.make_vec(env, episodes)) as environment:
         observations, _ = environment.reset(seed=seeds)
         while environment.active.any():
             if is_stopped():
@@ -478,6 +490,8 @@ def describe_run(
 ) -> dict:
     """What <run>.json says: enough to run it again."""
     libraries = {module.__name__: module.__version__ for module in (torch, np, gymnasium, mujoco)}
+    if arguments.backend == "d4rl":
+        libraries |= original.versions()
     device = policy.device
     return {
         "run": run,
@@ -601,7 +615,7 @@ def run_settings(
     arguments: argparse.Namespace, policy: Policy, dataset: d4rl_tasks.Dataset
 ) -> dict:
     """All that decides what a run computes; a checkpoint of other settings is not its own."""
-    options = ("policy", "env", "seed", "max_timesteps", "batch_size", "normalize")
+    options = ("policy", "env", "backend", "seed", "max_timesteps", "batch_size", "normalize")
     logs = ("eval_freq", "c_loss_freq", "load_model")
     return {
         **{option: getattr(arguments, option) for option in (*options, *logs)},
@@ -633,12 +647,13 @@ class Training:
     def __init__(self, arguments: argparse.Namespace, signals: StopSignals):
         self.arguments = arguments
         self.signals = signals
-        self.task = d4rl_tasks.get_task(arguments.env)
+        self.backend = BACKENDS[arguments.backend]
+        self.task = self.backend.get_task(arguments.env)
         device = choose_device(arguments.device_id)
         # Before the dataset: a wrong option must not wait for a download.
         hyperparameters = choose_hyperparameters(arguments)
         self.logger_name = choose_logger(arguments.logger)
-        dataset = d4rl_tasks.load_dataset(arguments.env, arguments.source)
+        dataset = self.backend.load_dataset(arguments.env, arguments.source)
         seed_everything(arguments.seed)
         self.policy = make_policy(arguments, hyperparameters, dataset, device)
         self.run = run_name(arguments, self.policy, dataset)
@@ -824,10 +839,11 @@ class Training:
             self.arguments.seed,
             self.scaling,
             self.signals.is_set,
+            self.backend,
         )
         if returns is None:
             return
-        scores = d4rl_tasks.normalized_score(self.task.name, returns)
+        scores = self.backend.normalized_score(self.task.name, returns)
         row = {
             "step": step,
             "wall_time": round(time.monotonic() - self.started, 3),

@@ -198,6 +198,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
         arrays = _minari_transitions(source, stored)
+        generated = bool(stored.storage.metadata.get("generated", False))
     except D4RLTaskError:
         raise
     except Exception as error:  # Minari has no class of its own for what can be wrong
@@ -210,7 +211,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
         name=task.name,
         source=source,
         path=Path(stored.storage.data_path),
-        generated=False,
+        generated=generated,
         sha256=None,
         size=None,
     )

@@ -565,7 +565,7 @@ def store(episodes, observation_size=11, action_size=3):
         action_space=box(-1, 1, (action_size,)),
         total_steps=sum(len(one.rewards) for one in episodes),
         iterate_episodes=lambda: iter(episodes),
-        storage=SimpleNamespace(data_path="minari/hopper/data"),
+        storage=SimpleNamespace(data_path="minari/hopper/data", metadata={}),
     )
 
 

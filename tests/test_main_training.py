@@ -1,6 +1,7 @@
 """The command line as a user types it: the files it makes, what it refuses, what it never loses."""
 
 import csv
+import importlib.util
 import json
 import os
 import pickle
@@ -219,6 +220,14 @@ def test_bad_input_is_one_line_and_exit_code_2(hopper, capsys, more, words):
     assert code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
     assert not Path("results").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco_py") is not None, reason="it is installed")
+def test_the_original_stack_where_it_is_missing(hopper, capsys):
+    assert main(command(hopper, "--backend", "d4rl")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: the original stack lacks gym")
+    assert "tests/original_stack/build" in error
 
 
 def test_results_that_cannot_be_written(hopper, capsys):

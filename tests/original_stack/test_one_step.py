@@ -1,0 +1,157 @@
+"""One environment step here and on gym, d4rl and MuJoCo 2.1.0, from states that policies visit."""
+
+import mujoco
+import numpy as np
+import pytest
+
+import d4rl_tasks
+from d4rl_tasks import original
+from d4rl_tasks.generate import generate
+from d4rl_tasks.hdf5 import read_arrays
+
+# Of all behaviours of a robot; of random actions for ant, which has no behaviour.
+TASKS = (
+    *("halfcheetah-full-replay-v2", "hopper-full-replay-v2", "walker2d-full-replay-v2"),
+    *("ant-random-v2", "antmaze-umaze-diverse-v0", "antmaze-medium-diverse-v0"),
+    "antmaze-large-diverse-v0",
+)
+TRANSITIONS = 20_000
+SAMPLES = 2_000
+TOLERANCE = 1e-9
+# MuJoCo 2.1.0 takes a rotation by less than this for none, in radians, ...
+TINY_ANGLE = 2e-8
+# ... which is an error of up to 1e-8 in an acceleration's integral.
+TOLERANCE_AT_TINY_ANGLES = 1e-7
+# Up to 3.2.6 a sphere or capsule whose centre line is inside a box is as deep in it as its radius,
+# since 3.2.7 as deep as it is. An ant's legs have a radius of 0.08 m; a walking ant rarely gets one
+# so far into a wall, and then between two of the moments at which its depth is looked at.
+DEEP_IN_A_WALL = 0.06
+LARGEST_SHARE_DEEP_IN_A_WALL = 0.02
+
+
+def visited_states(name, path, model):
+    """(n, nq), (n, nv) states and (n, A) actions, some of these outside [-1, 1]."""
+    generate(name, path, TRANSITIONS)
+    arrays = read_arrays(
+        path, {"infos/qpos": (model.nq,), "infos/qvel": (model.nv,), "actions": (model.nu,)}
+    )
+    rng = np.random.default_rng(0)
+    rows = rng.choice(TRANSITIONS, SAMPLES, replace=False)
+    actions = arrays["actions"][rows].astype(np.float64)
+    actions[::4] *= 2
+    return arrays["infos/qpos"][rows], arrays["infos/qvel"][rows], actions
+
+
+def goals_nearby(positions):
+    """(n, 2) goals for antmaze, some reached and some not."""
+    rng = np.random.default_rng(1)
+    return positions + rng.uniform(-0.7, 0.7, positions.shape)
+
+
+class Ours:
+    def __init__(self, name):
+        self.environment = d4rl_tasks.make(name).unwrapped
+        self.data = self.environment.data
+
+    def step(self, qpos, qvel, action, goal):
+        mujoco.mj_resetData(self.environment.model, self.data)
+        self.environment.set_state(qpos, qvel)
+        self.has_contacts = self.data.ncon > 0
+        self.data.qacc_warmstart[:] = 0
+        if goal is not None:
+            self.environment.target_goal = goal
+        return self.environment.step(action)[:3]
+
+
+class Theirs:
+    def __init__(self, name):
+        self.environment = original.make(name).unwrapped
+        self.robot = self.environment.wrapped_env
+        self.data = self.robot.sim.data
+
+    def step(self, qpos, qvel, action, goal):
+        self.robot.sim.reset()
+        self.robot.set_state(qpos, qvel)
+        self.data.qacc_warmstart[:] = 0
+        if goal is not None:
+            self.robot.target_goal = goal
+        return self.environment.step(action)[:3]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def states(request, tmp_path_factory):
+    """A task's name, and states, actions and goals to step from."""
+    model = d4rl_tasks.make(request.param).unwrapped.model
+    path = tmp_path_factory.mktemp("visited") / "visited.hdf5"
+    qpos, qvel, actions = visited_states(request.param, path, model)
+    is_maze = request.param.startswith("antmaze")
+    goals = goals_nearby(qpos[:, :2]) if is_maze else [None] * SAMPLES
+    return request.param, list(zip(qpos, qvel, actions, goals, strict=True))
+
+
+def depth_in_a_wall(environment, qpos, qvel, action):
+    """How deep any part of the ant comes into a wall in the course of a step, in metres."""
+    model, data, robot = environment.model, environment.data, environment.robot
+    mujoco.mj_resetData(model, data)
+    data.qpos[:], data.qvel[:] = qpos, qvel
+    data.ctrl[:] = np.clip(action, -1, 1) * robot.action_scale
+    mujoco.mj_forward(model, data)
+    deepest = 0.0
+    for _ in range(robot.frame_skip + 1):
+        is_wall = (model.geom_type[data.contact.geom] == mujoco.mjtGeom.mjGEOM_BOX).any(axis=1)
+        deepest = max(deepest, -data.contact.dist[is_wall].min(initial=0))
+        mujoco.mj_step(model, data)
+    return deepest
+
+
+def tolerance_of(environment, qpos, qvel, action):
+    """How far one step may be from the original's; infinity where it is known to differ."""
+    if depth_in_a_wall(environment, qpos, qvel, action) > DEEP_IN_A_WALL:
+        return np.inf
+    hinges = environment.model.jnt_qposadr[
+        environment.model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE
+    ]
+    is_tiny = (np.abs(qpos[hinges]) < TINY_ANGLE).any()
+    return TOLERANCE_AT_TINY_ANGLES if is_tiny else TOLERANCE
+
+
+def test_one_step_agrees(states):
+    name, transitions = states
+    ours, theirs = Ours(name), Theirs(name)
+    contacts, dones, exempt = 0, 0, 0
+    for transition in transitions:
+        tolerance = tolerance_of(ours.environment, *transition[:3])
+        observation, reward, done = ours.step(*transition)
+        contacts += ours.has_contacts
+        dones += done
+        exempt += np.isinf(tolerance)
+        if np.isinf(tolerance):
+            continue
+        expected_observation, expected_reward, expected_done = theirs.step(*transition)
+        for got, expected in (
+            (ours.data.qpos, theirs.data.qpos),
+            (ours.data.qvel, theirs.data.qvel),
+            (observation, expected_observation),
+            (reward, expected_reward),
+        ):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+        assert done == expected_done
+    assert contacts > SAMPLES / 5
+    assert dones > 0 or name.startswith("halfcheetah")
+    assert exempt <= LARGEST_SHARE_DEEP_IN_A_WALL * SAMPLES * name.startswith("antmaze")
+
+
+def test_without_the_corrections_one_step_differs(states):
+    name, transitions = states
+    ours, theirs = Ours(name), Theirs(name)
+    robot = ours.environment.robot
+    model = robot.spec().compile()
+    data = mujoco.MjData(model)
+    errors = []
+    for qpos, qvel, action, goal in transitions[:200]:
+        theirs.step(qpos, qvel, action, goal)
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, 0
+        data.ctrl[:] = np.clip(action, -1, 1) * robot.action_scale
+        mujoco.mj_step(model, data, nstep=robot.frame_skip)
+        errors.append(np.abs(data.qvel - theirs.data.qvel).max())
+    assert np.median(errors) > 1e-3
