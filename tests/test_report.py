@@ -159,12 +159,12 @@ def test_what_differs_in_more_than_the_seed_is_not_averaged(results, difference)
 def test_an_option_this_version_does_not_know_keeps_runs_apart(results):
     path = a_run(results)
     config = json.loads(path.read_text())
-    config["arguments"] |= {"seed": 3, "backend": "other"}
+    config["arguments"] |= {"seed": 3, "some_option": "other"}
     path.with_name("other.json").write_text(json.dumps(config))
     shutil.copy(path.with_suffix(".csv"), path.with_name("other.csv"))
     _, lines = report(results)
     assert [x["settings"] for x in lines if x["policy"] == "AWAC"] == [
-        *("backend other, scale 10", "scale 1.5", "scale 10"),
+        *("scale 1.5", "scale 10", "scale 10, some_option other"),
     ]
 
 
