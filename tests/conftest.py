@@ -1,11 +1,28 @@
-"""Settings of all tests."""
+"""Settings of all tests, and what several of them start from."""
 
 import importlib.util
 
+import pytest
 import torch
+
+from d4rl_tasks.generate import generate
 
 # The networks of the tests are too small to be worth several threads.
 torch.set_num_threads(1)
 
 # These run only where gym, d4rl and mujoco-py are: see original_stack/build.
 collect_ignore = [] if importlib.util.find_spec("mujoco_py") else ["original_stack"]
+
+
+@pytest.fixture(scope="session")
+def hopper(tmp_path_factory):
+    """A small dataset of hopper-medium-v2, an HDF5 file."""
+    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
+    generate("hopper-medium-v2", path, transitions=1500)
+    return path
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """Runs write where they are started."""
+    monkeypatch.chdir(tmp_path)

@@ -11,22 +11,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_training
-from d4rl_tasks.generate import generate
 from main_training import main
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, transitions=500)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def command(hopper, *more):

@@ -22,17 +22,7 @@ from main_training import POLICIES, main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="session")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, transitions=1500)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def command(hopper, *more, policy="AWAC", steps=20):

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main_training
-from d4rl_tasks.generate import generate
 from experiment import Results, StopSignals
 from experiment.checkpoints import DamagedError, from_bytes, to_bytes
 from main_training import POLICIES, main
@@ -32,16 +31,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, transitions=1500)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 @pytest.fixture(scope="module")

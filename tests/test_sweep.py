@@ -15,7 +15,6 @@ import pytest
 import d4rl_tasks
 import main_training
 import sweep
-from d4rl_tasks.generate import generate
 
 ROOT = Path(__file__).parent.parent
 GRID = [
@@ -32,16 +31,7 @@ STEPS = 2000  # that a run which is under way is still so when a signal has come
 SHORT = ["--max_timesteps", str(STEPS), "--eval_freq", "100", "--batch_size", "16"]
 
 
-@pytest.fixture(scope="session")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, transitions=1500)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 @pytest.fixture

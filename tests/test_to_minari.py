@@ -32,13 +32,6 @@ def generated(request, tmp_path_factory):
     return request.param, path
 
 
-@pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("flat") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, 1_500)
-    return path
-
-
 def without(path, out, *keys):
     out.write_bytes(path.read_bytes())
     with h5py.File(out, "r+") as file:

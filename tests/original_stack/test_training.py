@@ -9,20 +9,9 @@ import numpy as np
 import pytest
 
 from d4rl_tasks import original
-from d4rl_tasks.generate import generate
 from main_training import POLICIES, main
 
-
-@pytest.fixture(scope="session")
-def hopper(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    generate("hopper-medium-v2", path, transitions=1_500)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def train(policy, env, source, *more):
