@@ -378,7 +378,7 @@ def _name_part(option: str, value: object) -> str:
         return option + "-".join(str(item) for item in value)
     if isinstance(value, str):
         return f"{option}-" + "".join(c if c.isalnum() else "-" for c in value)
-    return f"{option}{value:g}"
+    return f"{option}{value:.12g}"
 
 
 def save_model(
@@ -566,10 +566,13 @@ class Progress:
         self.show(score=row["score_mean"])
         if not self._bar.disable:
             return
-        rate = (row["step"] - self._start) / (time.monotonic() - self._since)
-        left = (self._steps - row["step"]) / max(rate, 1e-9)
+        pace = ""
+        if row["step"] > self._start:  # else an evaluation that was due from before
+            rate = (row["step"] - self._start) / (time.monotonic() - self._since)
+            minutes = (self._steps - row["step"]) / rate / 60
+            pace = f"{rate:.1f} steps/s  {minutes:.0f} min left  "
         print(
-            f"step {row['step']}/{self._steps}  {rate:.1f} steps/s  {left / 60:.0f} min left  "
+            f"step {row['step']}/{self._steps}  {pace}"
             f"critic loss {row.get('critic_loss', math.nan):.3f}  "
             f"score {row['score_mean']:.3f} +- {row['score_std']:.3f}  "
             f"return {row['return_mean']:.1f}",
@@ -689,15 +692,15 @@ class Training:
             StoppedError: a signal came; a checkpoint has been written.
         """
         with self.results.locked():
-            checkpoint = None if self.arguments.fresh else self.results.checkpoints.read()
-            if checkpoint is None:
+            found = None if self.arguments.fresh else self.results.checkpoints.read()
+            if found is None:
                 self._begin()
             else:
-                self._resume(checkpoint)
+                self._resume(*found)
             if self.is_finished:
+                self._restore_files()
                 print(f"finished {self._last_result()}; --fresh runs it again")
                 return
-            self.signals.deferred = True
             self._train()
 
     def _begin(self) -> None:
@@ -717,8 +720,7 @@ class Training:
         seed_everything(seed)
         self.replay_buffer.generator.manual_seed(seed)
 
-    def _resume(self, checkpoint: dict) -> None:
-        path = self.results.checkpoints.paths[0]
+    def _resume(self, path: Path, checkpoint: dict) -> None:
         try:
             check_settings(path, checkpoint["settings"], self.settings)
             self.policy.load_state_dict(checkpoint["policy"])
@@ -745,6 +747,13 @@ class Training:
         is_last = self.policy.total_it >= self.arguments.max_timesteps
         return is_last and not self.evaluation_due
 
+    def _restore_files(self) -> None:
+        """Write what somebody has deleted of a finished run."""
+        self.results.restore(self.config)
+        path = self.results.model_path
+        if self.arguments.save_model and not path.exists():
+            save_model(path, self.policy, self.arguments, self.scaling)
+
     def _last_result(self) -> str:
         score = self.results.rows[-1]["score_mean"]
         return f"{self.run}: score {score:.3f} after {self.policy.total_it} steps"
@@ -752,7 +761,11 @@ class Training:
     def _train(self) -> None:
         last, start = self.arguments.max_timesteps, self.policy.total_it
         self.started = time.monotonic() - self.seconds_before
-        with contextlib.closing(Progress(start, last)) as progress, self._logging(start):
+        with (
+            contextlib.closing(Progress(start, last)) as progress,
+            self._logging(start),
+            self.signals.deferring(),
+        ):
             if self.evaluation_due:
                 self._evaluate(progress)
                 self._save(start)
@@ -779,12 +792,16 @@ class Training:
         """What report.py draws of this run; nothing without a logger or the packages to draw it."""
         if self.logger_name == "none":
             return {}
+        model = self.results.model_path if self.arguments.save_model else None
         try:
             from reports.whole import figures_of_run
+
+            return figures_of_run(self.results.config_path, model, self.arguments.seed)
         except ModuleNotFoundError:
             return {}
-        paths = self.results.config_path, self.results.model_path
-        return figures_of_run(*paths, self.arguments.seed)
+        except Exception as error:  # the run is done: none of its pictures may fail it
+            print(f"warning: no figures are logged: {one_line(error)}", file=sys.stderr)
+            return {}
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return step % frequency == 0 or step == self.arguments.max_timesteps

@@ -23,15 +23,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
-def positive(text: str) -> int:
-    """A type for argparse: a whole number of at least 1."""
+def whole_number(text: str, low: int) -> int:
+    """What the next two types for argparse share."""
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    if value < low:
+        raise argparse.ArgumentTypeError(f"{text} must be at least {low}")
     return value
+
+
+def positive(text: str) -> int:
+    """A type for argparse: a whole number of at least 1."""
+    return whole_number(text, 1)
+
+
+def seed(text: str) -> int:
+    """A type for argparse: a whole number of at least 0."""
+    return whole_number(text, 0)
 
 
 def make_parser(command: str) -> Parser:
@@ -55,7 +65,7 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("--model", type=Path, required=True, help="models/<run>.pt")
     parser.add_argument(
         "--seed",
-        type=positive,
+        type=seed,
         default=1,
         help="starts the episodes that the run of this seed was evaluated on "
         "(default: %(default)s)",
@@ -109,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser(command).parse_args(argv)
     try:
         COMMANDS[command](arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in OPTIONAL:
@@ -122,8 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # who reads the output, like head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -18,6 +18,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import filelock
 import numpy as np
 import torch
 
@@ -45,7 +47,10 @@ PAPER_ENVS = [
 PAPER_SEEDS = "0-4"
 ANTMAZE_SCALE = "5.0"
 # They change nothing in what a run computes.
-NOT_COMPARED = {"device_id", "save_model", "checkpoint_freq", "fresh", "logger", "render"}
+NOT_COMPARED = {"device_id", "save_model", "checkpoint_freq", "fresh", "logger"}
+# The grid gives the first three; what has a checkpoint must not start over; tasks, scores and
+# estimates are this project's own.
+REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}
 LOGS = Path("results") / "sweep"
 BATCH = 256
 REFRESH = 2.0  # seconds between looks at the runs
@@ -108,9 +113,12 @@ def seeds(text: str) -> list[int]:
     """A type for argparse: "3" or "0-4"."""
     low, _, high = text.partition("-")
     try:
-        return list(range(int(low), int(high or low) + 1))
+        numbers = list(range(int(low), int(high or low) + 1))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a seed nor a range as 0-4") from None
+        numbers = []
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a seed nor a range as 0-4")
+    return numbers
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -151,6 +159,9 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     Raises:
         SweepError, D4RLTaskError: the grid is empty, or there is no such task.
     """
+    refused = sorted({word.split("=")[0] for word in others} & REFUSED)
+    if refused:
+        raise SweepError(f"a sweep does not take {', '.join(refused)}")
     policies = arguments.policies or (POLICIES if arguments.paper else ())
     envs = arguments.envs or (PAPER_ENVS if arguments.paper else ())
     groups = arguments.seeds or ([seeds(PAPER_SEEDS)] if arguments.paper else ())
@@ -204,7 +215,11 @@ def run_job(arguments: Sequence[str], folder: str, log: str) -> int:
     running.write_text(str(os.getpid()))
     try:
         with Path(log).open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-            code = main_training.main(list(arguments))
+            try:
+                code = main_training.main(list(arguments))
+            except Exception:
+                traceback.print_exc()  # into the log
+                raise
     finally:
         running.unlink(missing_ok=True)
     if code > 128:
@@ -225,7 +240,6 @@ class Sweep:
         self.ray = ray
         self.jobs = list(jobs)
         self.done = {job: "skipped" for job in jobs if is_finished(job)}
-        LOGS.mkdir(parents=True, exist_ok=True)
         for mark in LOGS.glob("*.running"):  # of a sweep that was killed
             mark.unlink()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -323,7 +337,20 @@ class Screen:
 
 
 def run_sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    """Run the jobs to their ends; returns the exit code."""
+    """Run the jobs to their ends; returns the exit code.
+
+    Raises:
+        SweepError: another sweep runs in this folder.
+    """
+    LOGS.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(LOGS / "lock", timeout=0):
+            return _run_locked(jobs, arguments)
+    except filelock.Timeout:
+        raise SweepError(f"another sweep runs in this folder, see {LOGS}") from None
+
+
+def _run_locked(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     sweep, screen = Sweep(jobs, arguments), Screen()
     request = StopRequest()  # after Ray has set its own handlers
     try:

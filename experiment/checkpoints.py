@@ -50,7 +50,8 @@ class Checkpoints:
             content: dicts, lists and tuples of tensors, arrays, strings, numbers, None.
 
         Raises:
-            D4RLTaskError: the disk is full or cannot be written; both files are as they were.
+            D4RLTaskError: the disk is full or cannot be written; the newest is as it was, or has
+                become the one before it.
         """
         newest, previous = self.paths
         with atomic_path(newest) as temporary:
@@ -61,8 +62,8 @@ class Checkpoints:
             if newest.exists():
                 newest.replace(previous)
 
-    def read(self) -> dict | None:
-        """The newest content that is whole; None if there is no file.
+    def read(self) -> tuple[Path, dict] | None:
+        """The newest file that is whole, and its content; None if there is no file.
 
         A damaged newest file is named on stderr and set aside, so that the next `write` does not
         put it in the place of the good one.
@@ -85,7 +86,7 @@ class Checkpoints:
                     f"warning: {damaged} {problem}; it is now {moved}, and {path} is used",
                     file=sys.stderr,
                 )
-            return content
+            return path, content
         if problems:
             listed = "; ".join(f"{path} {problem}" for path, problem in problems)
             raise RunError(f"no checkpoint is whole: {listed}: --fresh sets them aside")
@@ -95,7 +96,7 @@ class Checkpoints:
 def to_bytes(content: dict) -> bytes:
     """A checkpoint file's bytes."""
     arrays: dict[str, np.ndarray] = {}
-    structure = json.dumps(_pack(content, "", arrays))
+    structure = json.dumps(_pack(content, arrays))
     body = safetensors.numpy.save(arrays, {"content": structure})
     return f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
@@ -123,8 +124,9 @@ def from_bytes(data: bytes) -> dict:
         raise DamagedError(f"holds no checkpoint ({error})") from error
 
 
-def _pack(value: object, name: str, arrays: dict[str, np.ndarray]) -> object:
-    """What JSON holds of a value; its tensors and arrays go to `arrays`, by their path."""
+def _pack(value: object, arrays: dict[str, np.ndarray]) -> object:
+    """What JSON holds of a value; its tensors and arrays go to `arrays`, numbered."""
+    name = str(len(arrays))
     if isinstance(value, Tensor):
         arrays[name] = value.detach().cpu().contiguous().numpy()
         return {"tensor": name}
@@ -132,11 +134,9 @@ def _pack(value: object, name: str, arrays: dict[str, np.ndarray]) -> object:
         arrays[name] = np.require(value, requirements="C")
         return {"array": name}
     if isinstance(value, dict):
-        return {
-            "dict": [[key, _pack(item, f"{name}/{key}", arrays)] for key, item in value.items()]
-        }
+        return {"dict": [[key, _pack(item, arrays)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        items = [_pack(item, f"{name}/{index}", arrays) for index, item in enumerate(value)]
+        items = [_pack(item, arrays) for item in value]
         return {type(value).__name__: items}
     return value
 

@@ -1,6 +1,7 @@
 """Where else the evaluations go: TensorBoard or Weights & Biases, both optional."""
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -111,11 +112,23 @@ class WandbLogger:
         self._run.log(scalars(row), step=row["step"])
 
     def finish(self, row: dict[str, float], figures: "dict[str, Figure]") -> None:
-        images = {f"figures/{name}": self._wandb.Image(figure) for name, figure in figures.items()}
+        images = {
+            f"figures/{name}": self._wandb.Image(picture_of(figure))
+            for name, figure in figures.items()
+        }
         self._run.log(images, step=row["step"])
 
     def close(self) -> None:
         self._run.finish()
+
+
+def picture_of(figure: "Figure"):
+    """A figure as a PIL image: W&B itself takes only those that pyplot has made."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer)
 
 
 def choose_logger(name: str | None) -> str:

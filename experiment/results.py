@@ -93,7 +93,9 @@ class Results:
             saved = json.loads(self.config_path.read_text())
             earlier = saved.get("resumed", [])
             known = {key: value for part in (saved, *earlier) for key, value in part.items()}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, TypeError):  # somebody has changed it
+            if self.config_path.exists():
+                set_aside(self.config_path)
             self.write_config(config)
             return
         changes = {key: value for key, value in config.items() if known.get(key) != value}
@@ -115,6 +117,13 @@ class Results:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def restore(self, config: dict) -> None:
+        """Write the files that are missing."""
+        if not self.config_path.exists():
+            self.write_config(config)
+        if not all(path.exists() for path in (self.csv_path, *self.text_paths.values())):
+            self.write_logs()
 
     def state_dict(self) -> dict:
         """The content of the logs."""

@@ -1,6 +1,8 @@
 """SIGINT (Ctrl-C) and SIGTERM (pre-emption, timeouts), answered where nothing is lost."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from experiment.errors import StoppedError
@@ -33,9 +35,18 @@ class StopSignals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Within this block signals are kept, not raised."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
     def _receive(self, number: int, _: FrameType | None) -> None:
         if not self.deferred:
-            raise StoppedError(number, "stopped before training began")
+            raise StoppedError(number, "stopped outside of training: nothing is lost")
         self.received = self.received or number
 
     def is_set(self) -> bool:

@@ -18,7 +18,7 @@ LAST_EVALUATIONS = 10
 # its checksum. All others keep runs apart, those of later versions of the program too.
 NOT_SETTINGS = {
     *("policy", "env", "source", "seed", "device_id", "c_loss_freq", "save_model"),
-    *("checkpoint_freq", "fresh", "logger", "render"),
+    *("checkpoint_freq", "fresh", "logger"),
 }
 # What means the same in all policies and has one default: policies in which it differs do not
 # belong side by side. So it is with all options that are no hyperparameter.
@@ -127,7 +127,7 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
             runs.append(read_run(path))
         except UnfinishedError as reason:
             left_out.append(f"{path.stem}: {reason}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             left_out.append(f"{path.stem}: cannot be read ({type(error).__name__}: {error})")
     if not runs and not left_out:
         raise ReportError(f"{folder} holds no <policy>/<run>.json: train something first")
@@ -198,7 +198,9 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Put together what differs by nothing but the seed, ordered by task, label and policy."""
     same: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
-        same[run.policy, run.env, run.data, tuple(run.settings.items())].append(run)
+        # Seeds with other evaluations (of runs that began from a saved model) have other curves.
+        steps = tuple(run.steps)
+        same[run.policy, run.env, run.data, steps, tuple(run.settings.items())].append(run)
     varying = _varying_settings(same.values())
     groups = [
         Group(

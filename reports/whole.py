@@ -64,16 +64,16 @@ def write_report(results: Path, out: Path, html: bool) -> None:
     print(f"written to {out}/")
 
 
-def figures_of_run(config: Path, model: Path, seed: int) -> dict[str, Figure]:
+def figures_of_run(config: Path, model: Path | None, seed: int) -> dict[str, Figure]:
     """The report's figures of a single finished run, and which component acts where, if it has any.
 
     Args:
         config: results/<policy>/<run>.json, with its CSV beside it.
-        model: models/<run>.pt; it may be missing.
+        model: models/<run>.pt, if it was written.
         seed: of the run.
     """
     figures = make_figures(make_lines(group_runs([read_run(config)])))
-    if model.exists():
+    if model is not None:
         trained = read_model(model)
         if trained.components:
             figures["latent"] = latent.draw(trained, play(trained, EPISODES, seed))

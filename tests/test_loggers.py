@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -117,12 +118,24 @@ def test_wandb_offline(hopper, monkeypatch):
     check_scalars(lambda name: [(row["_step"], row[name]) for row in history if name in row])
 
 
+def test_wandb_has_figures_where_nothing_else_has_made_pyplot_known(hopper):
+    done = subprocess.run(
+        [sys.executable, ROOT / "main_training.py", *command(hopper, "--logger", "wandb")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("wandb").glob("offline-run-*/files/media/images/figures/*.png"))) == 3
+
+
 def read_history(path):
     """The logged rows of an offline run, a protocol buffer for each record."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    records = []
+    records, deadline = [], time.monotonic() + 60
     while not any(record.HasField("exit") for record in records):  # W&B's own process writes it
+        assert time.monotonic() < deadline
         time.sleep(0.1)
         records = [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
     return [

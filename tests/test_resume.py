@@ -208,7 +208,7 @@ def test_a_checkpoint_that_is_damaged_gives_way_to_the_one_before_it(hopper, cap
     printed = capsys.readouterr()
     (warning,) = (line for line in printed.err.splitlines() if line.startswith("warning"))
     assert str(newest) in warning and "checksum" in warning
-    assert "resumed at step 40" in printed.out
+    assert f"resumed at step 40 from {newest}.previous" in printed.out
     assert one_file("models/old/*").read_bytes() == damaged
     assert outcome(".") == expected
 
@@ -239,6 +239,32 @@ def test_a_finished_run_says_so_and_fresh_runs_it_again(hopper, capsys):
     assert outcome(".")[1:] == before[1:]
     assert len(list(Path("results/AWAC/old").iterdir())) == 5
     assert len(list(Path("models/old").iterdir())) == 3
+
+
+def test_a_finished_run_restores_what_was_deleted(hopper):
+    argv = command(hopper)
+    assert main(argv) == 0
+    before = outcome(".")
+    for path in [*Path("results").glob("*/*.*"), *Path("models").glob("*.pt")]:
+        path.unlink()
+    assert main(argv) == 0
+    assert outcome(".") == before
+
+
+def test_a_json_that_somebody_changed_is_set_aside(hopper):
+    argv = command(hopper)
+    training = main_training.Training(main_training.make_parser().parse_args(argv), StopSignals())
+    training.signals.received = signal.SIGTERM
+    with pytest.raises(main_training.StoppedError, match="step 1 "):
+        training()
+    config = one_file("results/AWAC/*.json")
+    for text in ('{"resumed": 5}', "[]", "{"):
+        config.write_text(text)
+        training = main_training.Training(training.arguments, StopSignals())
+        training.signals.received = signal.SIGTERM
+        with pytest.raises(main_training.StoppedError):
+            training()
+    assert len(list(Path("results/AWAC/old").iterdir())) == 3
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_they_are_listed(hopper, capsys):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -211,3 +212,16 @@ def test_without_ray_one_line_says_so():
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: ray is missing: pip install -r requirements-sweep.txt\n"
+
+
+def test_what_the_grid_gives_is_refused(capsys):
+    for more in (["--seed", "3"], ["--env=hopper-medium-v2"], ["--fresh"]):
+        assert sweep.main([*GRID, "--dry-run", *more]) == 2
+        assert capsys.readouterr().err.startswith("error: a sweep does not take --")
+
+
+def test_a_second_sweep_in_a_folder_is_refused(hopper, capsys):
+    Path("results/sweep").mkdir(parents=True)
+    with filelock.FileLock("results/sweep/lock"):
+        assert sweep.main([*GRID, "--source", str(hopper)]) == 2
+    assert "another sweep" in capsys.readouterr().err
