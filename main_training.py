@@ -474,7 +474,7 @@ def evaluate(
     """
     seeds = [seed + EVAL_SEED_OFFSET + episode for episode in range(episodes)]
     returns = np.zeros(episodes)
-    with contextlib.closing(backend.make_vec(env, episodes)) as environment:
+    with contextlib.closing(backend.make_vec(env, episodes)) as environment, one_torch_thread():
         observations, _ = environment.reset(seed=seeds)
         while environment.active.any():
             if is_stopped():
@@ -483,6 +483,21 @@ def evaluate(
             observations, rewards, _, _, _ = environment.step(actions)
             returns += rewards
     return returns
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch with one thread on the CPU, as the environments take all cores.
+
+    Its other threads would go on spinning for a while after every product, against those of the
+    environments; and the products of a few states hardly gain from them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_run(
