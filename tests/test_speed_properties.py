@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils
@@ -120,6 +121,32 @@ def test_a_hundred_train_steps_never_read_a_tensor_back(name, options):
     assert not READ_BACK & counts.keys()
     # A copy to another device would be one of these.
     assert not {"_to_copy", "_copy_from"} & counts.keys()
+
+
+def parents(event):
+    """What ran around a profiled operator, from the inside out."""
+    while (event := event.cpu_parent) is not None:
+        yield event.name
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_no_operator_of_a_train_step_reads_back_from_within(name, options):
+    policy, buffer = make_policy(name, **options), make_buffer()
+    for _ in range(2):
+        policy.train(buffer, 32)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(2):
+            policy.train(buffer, 32)
+    read = [event for event in profiler.events() if event.name == "aten::_local_scalar_dense"]
+    # Adam's count of its steps, which is a tensor of the CPU only where the parameters are.
+    adams = [event for event in read if "aten::_fused_adam_" in parents(event)]
+    assert len(adams) == len(read) > 0
+
+
+def test_the_profiler_sees_what_an_operator_reads_back_from_within():
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        torch.normal(torch.zeros(3), torch.ones(3))
+    assert "aten::_local_scalar_dense" in {event.name for event in profiler.events()}
 
 
 # oneDNN's path against PyTorch's own layers
