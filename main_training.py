@@ -31,6 +31,7 @@ import d4rl_tasks
 from d4rl_tasks import original
 from d4rl_tasks.files import atomic_path
 from experiment import DivergedError, LossLog, Results, RunError, StoppedError, StopSignals
+from experiment.capture import CapturedTrainSteps, TrainSteps
 from experiment.loggers import LOGGERS, choose_logger, make_logger
 from utils import Policy, ReplayBuffer
 
@@ -145,6 +146,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=-1,
         help="number of the GPU; -1 takes the first one or, if there is none, the CPU "
         "(default: %(default)s)",
+    )
+    run.add_argument(
+        "--no_cuda_graph",
+        action="store_true",
+        help="on a GPU run train steps one by one, not policy_freq of them as one CUDA graph",
     )
 
     results = parser.add_argument_group("results")
@@ -771,10 +777,12 @@ class Training:
             if self.evaluation_due:
                 self._evaluate(progress)
                 self._save(start)
-            for step in range(start + 1, last + 1):
-                self.policy.train(self.replay_buffer, self.arguments.batch_size)
-                self.losses.add(step, self.policy.losses)
-                progress.step()
+            step, train_steps = start, self._make_train_steps()
+            while step < last:
+                for losses in train_steps(self._steps_until_due(step)):
+                    step += 1
+                    self.losses.add(step, losses)
+                    progress.step()
                 self._log(step, progress)
                 self.evaluation_due = self._is_due(step, self.arguments.eval_freq)
                 if self.evaluation_due:
@@ -800,6 +808,18 @@ class Training:
             return {}
         paths = self.results.config_path, self.results.model_path
         return figures_of_run(*paths, self.arguments.seed)
+
+    def _make_train_steps(self) -> TrainSteps:
+        is_captured = self.policy.device.type == "cuda" and not self.arguments.no_cuda_graph
+        kind = CapturedTrainSteps if is_captured else TrainSteps
+        return kind(self.policy, self.replay_buffer, self.arguments.batch_size)
+
+    def _steps_until_due(self, step: int) -> int:
+        """Train steps up to the next that something is due after, or to the last."""
+        logs = LOSS_CHECK_FREQ, self.arguments.c_loss_freq
+        frequencies = *logs, self.arguments.eval_freq, self._checkpoint_freq
+        left = self.arguments.max_timesteps - step
+        return min(left, *(frequency - step % frequency for frequency in frequencies))
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return step % frequency == 0 or step == self.arguments.max_timesteps

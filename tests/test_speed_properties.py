@@ -77,7 +77,7 @@ def make_policy(name, seed=0, **options):
     return getattr(module, name)(STATES, ACTIONS, 1.0, hyperparameters)
 
 
-def make_buffer(count=500):
+def make_buffer(count=500, device="cpu"):
     rng = np.random.default_rng(0)
     return ReplayBuffer(
         rng.normal(size=(count, STATES)),
@@ -85,6 +85,7 @@ def make_buffer(count=500):
         rng.normal(size=(count, STATES)),
         rng.normal(size=count),
         (rng.random(count) < 0.1).astype(np.float64),
+        device,
     )
 
 
