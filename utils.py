@@ -161,8 +161,6 @@ def is_onednn(tensor: Tensor) -> bool:
 
 def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
     """F.linear, then a ReLU if asked to: (..., I), (O, I), (O,) -> (..., O). Has no gradient."""
-    if len(weight) == 1 and not relu:  # a product with a vector is MKL's in a third of the time
-        return F.linear(input, weight, bias)
     activation = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(
         without_gaps(input), without_gaps(weight), bias, activation, [], ""
