@@ -21,6 +21,7 @@ from utils import (
     make_target,
     minimize,
     polyak_update,
+    sample,
     td_loss,
     td_target,
 )
@@ -73,7 +74,7 @@ class AWAC(Policy):
 
     def critic_loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            next_action = self.actor(batch.next_state).sample()
+            next_action = sample(self.actor(batch.next_state))
             next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
             target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
@@ -88,7 +89,7 @@ class AWAC(Policy):
         """Q(s, a) less, if score_type is "adv", the mean value of actions ~ pi_target(s): (B,)."""
         if self.hp.score_type != "adv":
             return torch.minimum(*self.critic(state, action))
-        policy_actions = self.actor_target(state).sample((self.hp.value_samples,))
+        policy_actions = sample(self.actor_target(state), (self.hp.value_samples,))
         values = torch.minimum(*self.critic(state, torch.cat([action[None], policy_actions])))
         return values[0] - values[1:].mean(0)
 

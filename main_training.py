@@ -31,6 +31,7 @@ import d4rl_tasks
 from d4rl_tasks import original
 from d4rl_tasks.files import atomic_path
 from experiment import DivergedError, LossLog, Results, RunError, StoppedError, StopSignals
+from experiment.capture import CapturedTrainSteps, TrainSteps
 from experiment.loggers import LOGGERS, choose_logger, make_logger
 from utils import Policy, ReplayBuffer
 
@@ -145,6 +146,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=-1,
         help="number of the GPU; -1 takes the first one or, if there is none, the CPU "
         "(default: %(default)s)",
+    )
+    run.add_argument(
+        "--no_cuda_graph",
+        action="store_true",
+        help="on a GPU run train steps one by one, not policy_freq of them as one CUDA graph",
     )
 
     results = parser.add_argument_group("results")
@@ -474,7 +480,7 @@ def evaluate(
     """
     seeds = [seed + EVAL_SEED_OFFSET + episode for episode in range(episodes)]
     returns = np.zeros(episodes)
-    with contextlib.closing(backend.make_vec(env, episodes)) as environment:
+    with contextlib.closing(backend.make_vec(env, episodes)) as environment, one_torch_thread():
         observations, _ = environment.reset(seed=seeds)
         while environment.active.any():
             if is_stopped():
@@ -483,6 +489,21 @@ def evaluate(
             observations, rewards, _, _, _ = environment.step(actions)
             returns += rewards
     return returns
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch with one thread on the CPU, as the environments take all cores.
+
+    Its other threads would go on spinning for a while after every product, against those of the
+    environments; and the products of a few states hardly gain from them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_run(
@@ -769,10 +790,12 @@ class Training:
             if self.evaluation_due:
                 self._evaluate(progress)
                 self._save(start)
-            for step in range(start + 1, last + 1):
-                self.policy.train(self.replay_buffer, self.arguments.batch_size)
-                self.losses.add(step, self.policy.losses)
-                progress.step()
+            step, train_steps = start, self._make_train_steps()
+            while step < last:
+                for losses in train_steps(self._steps_until_due(step)):
+                    step += 1
+                    self.losses.add(step, losses)
+                    progress.step()
                 self._log(step, progress)
                 self.evaluation_due = self._is_due(step, self.arguments.eval_freq)
                 if self.evaluation_due:
@@ -802,6 +825,18 @@ class Training:
         except Exception as error:  # the run is done: none of its pictures may fail it
             print(f"warning: no figures are logged: {one_line(error)}", file=sys.stderr)
             return {}
+
+    def _make_train_steps(self) -> TrainSteps:
+        is_captured = self.policy.device.type == "cuda" and not self.arguments.no_cuda_graph
+        kind = CapturedTrainSteps if is_captured else TrainSteps
+        return kind(self.policy, self.replay_buffer, self.arguments.batch_size)
+
+    def _steps_until_due(self, step: int) -> int:
+        """Train steps up to the next that something is due after, or to the last."""
+        logs = LOSS_CHECK_FREQ, self.arguments.c_loss_freq
+        frequencies = *logs, self.arguments.eval_freq, self._checkpoint_freq
+        left = self.arguments.max_timesteps - step
+        return min(left, *(frequency - step % frequency for frequency in frequencies))
 
     def _is_due(self, step: int, frequency: int) -> bool:
         return step % frequency == 0 or step == self.arguments.max_timesteps

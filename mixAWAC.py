@@ -25,6 +25,7 @@ from utils import (
     make_target,
     minimize,
     polyak_update,
+    sample,
     td_loss,
     td_target,
 )
@@ -73,7 +74,7 @@ class MixtureActor(nn.Module):
     def sample(self, state: Tensor, temperature: float) -> Tensor:
         """(B, A): a component by Gumbel-softmax, then its Gaussian."""
         component = F.gumbel_softmax(self.gate(state), tau=temperature).argmax(-1)
-        return self(state, self.components[component, 0]).sample()
+        return sample(self(state, self.components[component, 0]))
 
     def mode(self, state: Tensor) -> Tensor:
         """(B, A): the mean of the most probable component."""

@@ -360,3 +360,23 @@ def test_the_last_antmaze_evaluation_has_100_episodes(tmp_path, monkeypatch):
     arguments = ["--policy", "AWAC", "--env", "antmaze-umaze-v0", "--source", str(path)]
     assert main([*arguments, "--max_timesteps", "4", "--eval_freq", "2"]) == 0
     assert counts == [10, 100]
+
+
+def test_evaluation_leaves_the_cores_to_the_environments():
+    seen = []
+
+    class Falls:
+        def select_action(self, states):
+            seen.append(torch.get_num_threads())
+            return np.ones((len(states), 3), dtype=np.float32)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        scaling = main_training.Scaling(np.zeros(11, np.float32), np.ones(11, np.float32))
+        returns = main_training.evaluate(Falls(), "hopper-medium-v2", 2, 1, scaling)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert returns.shape == (2,)
+    assert set(seen) == {1}

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils
@@ -76,7 +77,7 @@ def make_policy(name, seed=0, **options):
     return getattr(module, name)(STATES, ACTIONS, 1.0, hyperparameters)
 
 
-def make_buffer(count=500):
+def make_buffer(count=500, device="cpu"):
     rng = np.random.default_rng(0)
     return ReplayBuffer(
         rng.normal(size=(count, STATES)),
@@ -84,6 +85,7 @@ def make_buffer(count=500):
         rng.normal(size=(count, STATES)),
         rng.normal(size=count),
         (rng.random(count) < 0.1).astype(np.float64),
+        device,
     )
 
 
@@ -120,6 +122,32 @@ def test_a_hundred_train_steps_never_read_a_tensor_back(name, options):
     assert not READ_BACK & counts.keys()
     # A copy to another device would be one of these.
     assert not {"_to_copy", "_copy_from"} & counts.keys()
+
+
+def parents(event):
+    """What ran around a profiled operator, from the inside out."""
+    while (event := event.cpu_parent) is not None:
+        yield event.name
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_no_operator_of_a_train_step_reads_back_from_within(name, options):
+    policy, buffer = make_policy(name, **options), make_buffer()
+    for _ in range(2):
+        policy.train(buffer, 32)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(2):
+            policy.train(buffer, 32)
+    read = [event for event in profiler.events() if event.name == "aten::_local_scalar_dense"]
+    # Adam's count of its steps, which is a tensor of the CPU only where the parameters are.
+    adams = [event for event in read if "aten::_fused_adam_" in parents(event)]
+    assert len(adams) == len(read) > 0
+
+
+def test_the_profiler_sees_what_an_operator_reads_back_from_within():
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        torch.normal(torch.zeros(3), torch.ones(3))
+    assert "aten::_local_scalar_dense" in {event.name for event in profiler.events()}
 
 
 # oneDNN's path against PyTorch's own layers
