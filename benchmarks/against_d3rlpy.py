@@ -43,7 +43,7 @@ LEARNING_RATE = 3e-4
 DISCOUNT = 0.99
 TAU = 0.005
 EXPECTILE = 0.9
-IQL_SCALE = 1.0  # `weight_temp`; at its default of 3 both fall at once from 2,500 steps on
+IQL_SCALE = 1.0  # `weight_temp`; its default is 3
 AWAC_SCALE = 1.0  # d3rlpy's default: `lam` is 1 / scale
 VALUE_SAMPLES = 5
 
@@ -68,19 +68,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Data:
-    """The dataset in both forms, and how its states were normalised."""
+    """The dataset, d3rlpy's form of it, and how the states of that were normalised."""
 
     dataset: d4rl_tasks.Dataset
-    scaling: Scaling
     theirs: d3rlpy.dataset.MDPDataset
-
-    def replay_buffer(self, seed: int) -> ReplayBuffer:
-        """Ours, with normalised states."""
-        data = self.dataset
-        transitions = (data.observations, data.actions, data.next_observations)
-        buffer = ReplayBuffer(*transitions, data.rewards, data.terminals, seed=seed)
-        buffer.normalize_states()
-        return buffer
+    scaling: Scaling
 
 
 class Greedy:
@@ -90,17 +82,22 @@ class Greedy:
         self.select_action = algorithm.predict
 
 
+def fill_buffer(data: d4rl_tasks.Dataset, seed: int) -> tuple[ReplayBuffer, Scaling]:
+    """Our replay buffer, with normalised states."""
+    states = (data.observations, data.actions, data.next_observations)
+    buffer = ReplayBuffer(*states, data.rewards, data.terminals, seed=seed)
+    return buffer, Scaling(*buffer.normalize_states())
+
+
 def load_data() -> Data:
     """Read the stand-in, generating it first if it isn't there."""
     dataset = d4rl_tasks.load_dataset(TASK, "generated")
-    transitions = (dataset.observations, dataset.actions, dataset.next_observations)
-    buffer = ReplayBuffer(*transitions, dataset.rewards, dataset.terminals)
-    scaling = Scaling(*buffer.normalize_states())
+    _, scaling = fill_buffer(dataset, 0)
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     with h5py.File(dataset.path) as file:
         arrays = {key: file[key][()] for key in keys}
     arrays["observations"] = (arrays["observations"] - scaling.mean) / scaling.std
-    return Data(dataset, scaling, d3rlpy.dataset.MDPDataset(**arrays))
+    return Data(dataset, d3rlpy.dataset.MDPDataset(**arrays), scaling)
 
 
 def make_ours(algorithm: str, data: Data, steps: int) -> Policy:
@@ -157,7 +154,8 @@ def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
 def train_ours(algorithm: str, data: Data, seed: int, steps: int) -> Iterator[Policy]:
     """Yields the policy after every EVAL_FREQ steps."""
     seed_everything(seed)
-    policy, buffer = make_ours(algorithm, data, steps), data.replay_buffer(seed)
+    policy = make_ours(algorithm, data, steps)
+    buffer, _ = fill_buffer(data.dataset, seed)
     for step in range(1, steps + 1):
         policy.train(buffer, BATCH_SIZE)
         if step % EVAL_FREQ == 0:
@@ -224,16 +222,17 @@ def write(path: Path, evaluations: list[Evaluation]) -> None:
         writer.writerows(asdict(one) for one in evaluations)
 
 
-def run_all(path: Path, seeds: list[int], steps: int) -> list[Evaluation]:
-    """All runs, seed by seed; each is written when it is done."""
-    evaluations = read(path)
+def run_all(
+    evaluations: list[Evaluation], path: Path, seeds: list[int], steps: int
+) -> list[Evaluation]:
+    """Those and all other runs, seed by seed; each is written to `path` when it is done."""
     done = {(one.algorithm, one.implementation, one.seed) for one in evaluations}
     order = [(*pair, seed) for seed, pair in product(seeds, PAIRS)]
     order.sort(key=lambda job: job[1] == UNCHANGED)  # what matters least comes last
     todo = [job for job in order if job not in done]
     data = load_data() if todo else None
     for algorithm, implementation, seed in todo:
-        evaluations += run(algorithm, implementation, data, seed, steps)
+        evaluations = evaluations + list(run(algorithm, implementation, data, seed, steps))
         write(path, evaluations)
     return evaluations
 
@@ -247,9 +246,9 @@ def pairs_of(evaluations: list[Evaluation]) -> list[tuple[str, str]]:
 def scores(evaluations: list[Evaluation], algorithm: str, implementation: str) -> np.ndarray:
     """(seeds, evaluations) scores of one algorithm by one implementation."""
     pair = (algorithm, implementation)
-    ours = [one for one in evaluations if (one.algorithm, one.implementation) == pair]
-    seeds = sorted({one.seed for one in ours})
-    return np.array([[one.score for one in ours if one.seed == seed] for seed in seeds])
+    rows = [one for one in evaluations if (one.algorithm, one.implementation) == pair]
+    seeds = sorted({one.seed for one in rows})
+    return np.array([[one.score for one in rows if one.seed == seed] for seed in seeds])
 
 
 def spread(values: np.ndarray) -> str:
@@ -315,10 +314,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"), help="default: %(default)s")
     arguments = parser.parse_args()
     path = arguments.out / "against_d3rlpy.csv"
+    evaluations = read(path)
+    if arguments.steps < EVAL_FREQ or arguments.steps % EVAL_FREQ:
+        parser.error(f"--steps must be a multiple of {EVAL_FREQ}")
+    if evaluations and evaluations[-1].step != arguments.steps:
+        parser.error(f"{path} is of {evaluations[-1].step} steps: give those, or another --out")
     keep_freed_memory()  # for d3rlpy's steps too
     errors_only = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=errors_only)  # d3rlpy's progress
-    evaluations = run_all(path, arguments.seeds, arguments.steps)
+    evaluations = run_all(evaluations, path, arguments.seeds, arguments.steps)
     text = table(evaluations)
     print(text)
     with atomic_path(path.with_suffix(".md")) as temporary:
