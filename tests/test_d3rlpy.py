@@ -1,11 +1,17 @@
-"""d3rlpy, a second implementation of offline RL, reads a generated file."""
+"""d3rlpy, a second implementation of offline RL, reads a generated file and has our losses."""
+
+import math
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
+import AWAC
 import d4rl_tasks
+import IQL
 from d4rl_tasks.generate import generate
+from utils import Batch
 
 d3rlpy = pytest.importorskip("d3rlpy", exc_type=ImportError)
 
@@ -57,3 +63,99 @@ def test_d3rlpy_trains_on_it(buffer):
         buffer, n_steps=5, n_steps_per_epoch=5, show_progress=False, logger_adapter=log
     )
     assert np.isfinite(metrics["critic_loss"]) and np.isfinite(metrics["actor_loss"])
+
+
+STATE_DIM, ACTION_DIM, BATCH_SIZE = 11, 3, 64
+LOG_STD = -2.5
+
+
+@pytest.fixture
+def batches():
+    """One batch, with terminals, for us and for d3rlpy."""
+    torch.manual_seed(0)
+    state, next_state = torch.randn(2, BATCH_SIZE, STATE_DIM)
+    action = 2 * torch.rand(BATCH_SIZE, ACTION_DIM) - 1
+    reward = torch.randn(BATCH_SIZE)
+    terminal = (torch.arange(BATCH_SIZE) % 4 == 0).float()
+    theirs = d3rlpy.torch_utility.TorchMiniBatch(
+        observations=state,
+        actions=action,
+        rewards=reward[:, None],
+        next_observations=next_state,
+        next_actions=action,
+        returns_to_go=reward[:, None],
+        terminals=terminal[:, None],
+        intervals=torch.ones(BATCH_SIZE, 1),
+        device="cpu",
+    )
+    return Batch(state, action, next_state, reward, 1 - terminal), theirs
+
+
+@torch.no_grad()
+def give(source, target):
+    """Copy the parameters of one network into those of another, in their order."""
+    for ours, theirs in zip(source, target, strict=True):
+        assert ours.shape == theirs.shape
+        theirs.copy_(ours)
+
+
+@torch.no_grad()
+def give_actor_and_critics(ours, theirs, log_std_range):
+    """All parameters; the log std becomes LOG_STD in all states, as d3rlpy's has no state."""
+    for parameter in ours.critic_target.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))  # else it is the critic
+    for name, twins in {"q_funcs": ours.critic, "targ_q_funcs": ours.critic_target}.items():
+        for twin, network in zip((twins.q1, twins.q2), getattr(theirs, name), strict=True):
+            give(twin.parameters(), network.parameters())
+    actor = [*ours.actor.trunk.parameters(), *ours.actor.mean.parameters()]
+    log_std, *others = theirs.policy.parameters()
+    give(actor, others)
+    for parameter in ours.actor.log_std.parameters():
+        parameter.zero_()
+    low, high = log_std_range
+    log_std.fill_(math.log((LOG_STD - low) / (high - LOG_STD)))
+
+
+def test_iql_has_the_same_losses(batches):
+    batch, their_batch = batches
+    hyperparameters = IQL.Hyperparameters(scale=3.0, weight_type="clamp", expectile=0.9)
+    ours = IQL.IQL(STATE_DIM, ACTION_DIM, 1.0, hyperparameters)
+    config = d3rlpy.algos.IQLConfig(weight_temp=3.0, max_weight=100.0, expectile=0.9)
+    algorithm = config.create("cpu")
+    algorithm.create_impl((STATE_DIM,), ACTION_DIM)
+    theirs = algorithm.impl
+    give_actor_and_critics(ours, theirs.modules, (-5, 2))
+    give(ours.value.parameters(), theirs.modules.value_func.parameters())
+
+    target_value = ours.target_value(batch.state, batch.action)
+    critic = theirs.compute_critic_loss(their_batch, theirs.compute_target(their_batch))
+    actor = theirs.compute_actor_loss(their_batch, theirs.modules.policy(batch.state))
+    torch.testing.assert_close(ours.value_loss(batch.state, target_value), critic.v_loss)
+    torch.testing.assert_close(ours.critic_loss(batch), critic.q_loss)
+    torch.testing.assert_close(ours.actor_loss(batch, target_value), actor.actor_loss)
+
+
+def test_awac_has_the_same_losses(batches):
+    batch, their_batch = batches
+    hyperparameters = AWAC.Hyperparameters(scale=3.0, weight_type="raw", value_samples=5)
+    ours = AWAC.AWAC(STATE_DIM, ACTION_DIM, 1.0, hyperparameters)
+    algorithm = d3rlpy.algos.AWACConfig(lam=1 / 3, n_action_samples=5).create("cpu")
+    algorithm.create_impl((STATE_DIM,), ACTION_DIM)
+    theirs = algorithm.impl
+    give_actor_and_critics(ours, theirs.modules, (-6, 0))
+    give(ours.actor.parameters(), ours.actor_target.parameters())
+
+    torch.manual_seed(1)
+    actor_loss = ours.actor_loss(batch)
+    torch.manual_seed(1)  # the same sampled actions
+    actor = theirs.compute_actor_loss(their_batch, theirs.modules.policy(batch.state))
+    # d3rlpy sums over the batch, which to Adam is the same.
+    torch.testing.assert_close(BATCH_SIZE * actor_loss, actor.actor_loss)
+
+    # d3rlpy's targets hold an entropy, as SAC's do, and sample tanh(Normal), not Normal(tanh).
+    torch.nn.init.constant_(next(theirs.modules.log_temp.parameters()), -math.inf)
+    torch.manual_seed(1)
+    critic_loss = ours.critic_loss(batch)
+    torch.manual_seed(1)
+    critic = theirs.compute_critic_loss(their_batch, theirs.compute_target(their_batch))
+    torch.testing.assert_close(critic_loss, critic.critic_loss, rtol=1e-3, atol=0)
