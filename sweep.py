@@ -8,14 +8,19 @@ finished is skipped; what dies goes on from its checkpoint. The same command goe
 interrupted sweep. On a cluster all machines must share the folder it is started in, and the code.
 """
 
+import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds, is no reason for a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import argparse
 import csv
 import itertools
 import json
 import math
-import os
 import shlex
-import signal
 import sys
 import time
 import traceback

@@ -339,6 +339,17 @@ def test_signals_stop_a_run_with_a_checkpoint(hopper, number, code):
     assert from_bytes(one_file("models/*.ckpt").read_bytes())["policy"]["total_it"] == stopped
 
 
+def test_ctrl_c_during_the_imports_is_no_traceback(hopper):
+    argv = [sys.executable, ROOT / "main_training.py", *command(hopper)]
+    for seconds in (0.3, 0.6):
+        started = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+        time.sleep(seconds)
+        started.send_signal(signal.SIGINT)
+        _, error = started.communicate(timeout=60)
+        assert started.returncode == 130
+        assert "Traceback" not in error
+
+
 def test_a_signal_before_training_stops_at_once():
     with pytest.raises(main_training.StoppedError) as stop, StopSignals():
         os.kill(os.getpid(), signal.SIGTERM)
