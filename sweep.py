@@ -52,7 +52,7 @@ PAPER_ENVS = [
 PAPER_SEEDS = "0-4"
 ANTMAZE_SCALE = "5.0"
 # They change nothing in what a run computes.
-NOT_COMPARED = {"device_id", "save_model", "checkpoint_freq", "fresh", "logger"}
+NOT_COMPARED = {"device_id", "save_model", "checkpoint_freq", "fresh", "logger", "no_cuda_graph"}
 # The grid gives the first three; what has a checkpoint must not start over; tasks, scores and
 # estimates are this project's own.
 REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}

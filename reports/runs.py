@@ -18,7 +18,7 @@ LAST_EVALUATIONS = 10
 # its checksum. All others keep runs apart, those of later versions of the program too.
 NOT_SETTINGS = {
     *("policy", "env", "source", "seed", "device_id", "c_loss_freq", "save_model"),
-    *("checkpoint_freq", "fresh", "logger"),
+    *("checkpoint_freq", "fresh", "logger", "no_cuda_graph"),
 }
 # What means the same in all policies and has one default: policies in which it differs do not
 # belong side by side. So it is with all options that are no hyperparameter.
