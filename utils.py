@@ -15,6 +15,7 @@ from torch.distributions import Normal
 from torch.func import functional_call
 
 LOG_STD_RANGE = (-5.0, 0.0)
+FEW_MULTIPLICATIONS = 400_000  # of a product that takes less time than oneDNN's call itself
 
 
 class Batch(NamedTuple):
@@ -124,16 +125,19 @@ class MLP(nn.Module):
         if output_dim is not None:
             layers.append(nn.Linear(hidden[-1], output_dim))
         self.rest = nn.Sequential(*layers)
+        self._linears = [self.first, *(one for one in layers if isinstance(one, nn.Linear))]
+        self._ends_with_relu = output_dim is None
+        # Whoever edits the layers above gets PyTorch's path, which takes any.
+        self._is_plain = {type(one) for one in layers} <= {nn.Linear, nn.ReLU}
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        if is_onednn(inputs[0]):
+        if self._is_plain and is_onednn(inputs[0]):
             return self._forward_onednn(inputs)
         return self.rest(self.first(*inputs))
 
     def _forward_onednn(self, inputs: Sequence[Tensor]) -> Tensor:
         """As `self.rest(self.first(*inputs))`, in half the time on some CPUs."""
-        linears = [self.first, *(layer for layer in self.rest if isinstance(layer, nn.Linear))]
-        ends_with_relu = isinstance(self.rest[-1], nn.ReLU)
+        linears = self._linears
         if all(part.shape[:-1] == inputs[0].shape[:-1] for part in inputs):
             hidden = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0].contiguous()
         else:
@@ -143,8 +147,8 @@ class MLP(nn.Module):
                 return hidden
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]
         if torch.is_grad_enabled():
-            return OneDNNLayers.apply(ends_with_relu, hidden, *parameters)
-        return onednn_layers(ends_with_relu, hidden, parameters)[-1]
+            return OneDNNLayers.apply(self._ends_with_relu, hidden, *parameters)
+        return onednn_layers(self._ends_with_relu, hidden, parameters)[-1]
 
 
 # A CPU's float32 matrix products. F.linear takes MKL's, which on AMD's processors need twice the
@@ -159,8 +163,11 @@ def is_onednn(tensor: Tensor) -> bool:
     return is_cpu_float and torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
 
 
-def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
     """F.linear, then a ReLU if asked to: (..., I), (O, I), (O,) -> (..., O). Has no gradient."""
+    if input.numel() // input.shape[-1] * weight.numel() <= FEW_MULTIPLICATIONS:
+        output = F.linear(input, weight, bias)
+        return output.relu_() if relu else output
     activation = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(
         without_gaps(input), without_gaps(weight), bias, activation, [], ""
@@ -180,7 +187,7 @@ def onednn_layers(
     outputs = [input]
     for i in range(0, len(parameters), 2):
         relu = ends_with_relu or i + 2 < len(parameters)
-        input = onednn_linear(input, parameters[i], parameters[i + 1], relu)
+        input = fast_linear(input, parameters[i], parameters[i + 1], relu)
         outputs.append(input)
     return outputs
 
@@ -207,10 +214,10 @@ class OneDNNLayers(torch.autograd.Function):
                 gradient = torch.ops.aten.threshold_backward(gradient, outputs[i + 1], 0)
             rows = gradient.flatten(0, -2)
             if needs_parameter[2 * i]:
-                by_parameter[2 * i] = onednn_linear(rows.t(), outputs[i].flatten(0, -2).t(), None)
+                by_parameter[2 * i] = fast_linear(rows.t(), outputs[i].flatten(0, -2).t(), None)
                 by_parameter[2 * i + 1] = rows.sum(0)
             if i or needs_input:
-                gradient = onednn_linear(gradient, weights[i].t(), None)
+                gradient = fast_linear(gradient, weights[i].t(), None)
         return None, gradient if needs_input else None, *by_parameter
 
 

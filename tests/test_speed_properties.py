@@ -3,10 +3,13 @@
 import copy
 import importlib
 from collections import Counter
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -69,11 +72,11 @@ class Dispatched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_policy(name, seed=0, **options):
+def make_policy(name, seed=0, width=32, **options):
     torch.manual_seed(seed)
     module = importlib.import_module(name)
-    small = {"hidden": (32,) * (3 if name == "DMPO_ant" else 2)}
-    hyperparameters = module.Hyperparameters(**(small | options))
+    hidden = (width,) * (3 if name == "DMPO_ant" else 2)
+    hyperparameters = module.Hyperparameters(hidden=hidden, **options)
     return getattr(module, name)(STATES, ACTIONS, 1.0, hyperparameters)
 
 
@@ -89,20 +92,20 @@ def make_buffer(count=500, device="cpu"):
     )
 
 
-def count_operators(policy, steps):
+def count_operators(policy, steps, batch_size=32):
     """Operators of `steps` train steps, after two that make the optimisers' state."""
     buffer = make_buffer()
     for _ in range(2):
-        policy.train(buffer, 32)
+        policy.train(buffer, batch_size)
     with Dispatched() as dispatched:
         for _ in range(steps):
-            policy.train(buffer, 32)
+            policy.train(buffer, batch_size)
     return dispatched.counts
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_train_step_starts_few_kernels(name):
-    counts = count_operators(make_policy(name), steps=2)
+    counts = count_operators(make_policy(name, width=256), steps=2, batch_size=256)
     kernels = sum(count for operator, count in counts.items() if operator not in VIEWS) / 2
     assert 50 < kernels <= MOST_KERNELS[name], counts
 
@@ -207,6 +210,17 @@ def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, 
     for actual, wanted in zip(fast, expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(without_graph, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_other_layers_that_a_researcher_writes_into_the_network_are_used():
+    source = Path(utils.__file__).read_text()
+    assert "nn.ReLU(inplace=True)" in source
+    edited = ModuleType("edited")
+    exec(source.replace("nn.ReLU(inplace=True)", "nn.Tanh()"), vars(edited))  # noqa: S102
+    network, x = edited.MLP([3], (8,), 2), torch.randn(5, 3)
+    hidden = F.linear(x, network.first.weight, network.first.bias).tanh()
+    last = network.rest[-1]
+    torch.testing.assert_close(network(x), F.linear(hidden, last.weight, last.bias))
 
 
 @onednn
