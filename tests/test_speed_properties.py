@@ -216,7 +216,7 @@ def test_other_layers_that_a_researcher_writes_into_the_network_are_used():
     source = Path(utils.__file__).read_text()
     assert "nn.ReLU(inplace=True)" in source
     edited = ModuleType("edited")
-    exec(source.replace("nn.ReLU(inplace=True)", "nn.Tanh()"), vars(edited))  # noqa: S102
+    exec(source.replace("nn.ReLU(inplace=True)", "nn.Tanh()"), vars(edited))
     network, x = edited.MLP([3], (8,), 2), torch.randn(5, 3)
     hidden = F.linear(x, network.first.weight, network.first.bias).tanh()
     last = network.rest[-1]
