@@ -36,15 +36,14 @@ from main_training import EVAL_EPISODES, MAX_ACTION, Scaling, evaluate, seed_eve
 from utils import Policy, ReplayBuffer, keep_freed_memory
 
 TASK = "hopper-medium-expert-v2"
-EVAL_FREQ = 2_500
+EVAL_FREQ = 5_000
 LAST = 3  # evaluations in a run's final mean
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-4
 DISCOUNT = 0.99
 TAU = 0.005
 EXPECTILE = 0.9
-IQL_SCALE = 1.0  # `weight_temp`; its default is 3
-AWAC_SCALE = 1.0  # d3rlpy's default: `lam` is 1 / scale
+SCALE = 0.3  # d3rlpy's `weight_temp` (its default is 3) and 1 / `lam` (its default is 1)
 VALUE_SAMPLES = 5
 
 OURS, THEIRS, UNCHANGED = "ours", "d3rlpy", "d3rlpy, its entropy term kept"
@@ -108,13 +107,13 @@ def make_ours(algorithm: str, data: Data, steps: int) -> Policy:
         hyperparameters = IQLHyperparameters(
             **common,
             expectile=EXPECTILE,
-            scale=IQL_SCALE,
+            scale=SCALE,
             weight_type="clamp",
             max_timesteps=steps,
         )
         return IQL(*sizes, hyperparameters)
     hyperparameters = AWACHyperparameters(
-        **common, scale=AWAC_SCALE, weight_type="raw", value_samples=VALUE_SAMPLES
+        **common, scale=SCALE, weight_type="raw", value_samples=VALUE_SAMPLES
     )
     return AWAC(*sizes, hyperparameters)
 
@@ -138,13 +137,13 @@ def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
         return d3rlpy.algos.IQLConfig(
             **common,
             expectile=EXPECTILE,
-            weight_temp=IQL_SCALE,
+            weight_temp=SCALE,
             max_weight=100.0,
             actor_optim_factory=d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=cosine),
         ).create(device="cpu")
-    awac = d3rlpy.algos.AWACConfig(
-        **common, lam=1 / AWAC_SCALE, n_action_samples=VALUE_SAMPLES
-    ).create(device="cpu")
+    awac = d3rlpy.algos.AWACConfig(**common, lam=1 / SCALE, n_action_samples=VALUE_SAMPLES).create(
+        device="cpu"
+    )
     if not keep_entropy:
         awac.build_with_dataset(data.theirs)
         torch.nn.init.constant_(get_parameter(awac.impl.modules.log_temp), -math.inf)

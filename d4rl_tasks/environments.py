@@ -1,5 +1,6 @@
 """D4RL's environments in gymnasium's API: one, or many in lockstep."""
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -190,8 +191,11 @@ class LockstepVectorEnv(VectorEnv):
         return self.observations(), np.where(running, reward, 0.0), terminated, truncated, {}
 
     def _simulate(self, indices: np.ndarray, controls: np.ndarray) -> None:
-        def work(share: np.ndarray) -> None:
-            for index in share:
+        turns = itertools.count()  # next() of it is atomic
+
+        def work() -> None:
+            while (turn := next(turns)) < len(indices):
+                index = indices[turn]
                 data = self.datas[index]
                 data.ctrl[:] = controls[index]
                 mujoco.mj_step(self.model, data, nstep=self.robot.frame_skip)
@@ -200,9 +204,8 @@ class LockstepVectorEnv(VectorEnv):
                 self._position[index] = self.robot.position(data)
 
         # mj_step releases the interpreter's lock, so threads are enough.
-        first, *rest = np.array_split(indices, self._threads)
-        others = [self._pool.submit(work, share) for share in rest]
-        work(first)
+        others = [self._pool.submit(work) for _ in range(min(self._threads, len(indices)) - 1)]
+        work()
         for other in others:
             other.result()
 
