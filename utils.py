@@ -113,22 +113,19 @@ class MLP(nn.Module):
     Args:
         input_dims: size of each input.
         hidden: sizes of the hidden layers.
-        output_dim: size of the output, which is linear; None ends with the last hidden layer.
+        output_dim: size of the output, which is linear.
     """
 
-    def __init__(self, input_dims: Sequence[int], hidden: Sequence[int], output_dim: int | None):
+    def __init__(self, input_dims: Sequence[int], hidden: Sequence[int], output_dim: int):
         super().__init__()
         self.first = ConcatLinear(input_dims, hidden[0])
         layers: list[nn.Module] = [nn.ReLU(inplace=True)]
         for size, following in itertools.pairwise(hidden):
             layers += [nn.Linear(size, following), nn.ReLU(inplace=True)]
-        if output_dim is not None:
-            layers.append(nn.Linear(hidden[-1], output_dim))
-        self.rest = nn.Sequential(*layers)
-        self._linears = [self.first, *(one for one in layers if isinstance(one, nn.Linear))]
-        self._ends_with_relu = output_dim is None
+        self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], output_dim))
+        self._linears = [self.first, *(one for one in self.rest if isinstance(one, nn.Linear))]
         # Whoever edits the layers above gets PyTorch's path, which takes any.
-        self._is_plain = {type(one) for one in layers} <= {nn.Linear, nn.ReLU}
+        self._is_plain = {type(one) for one in self.rest} <= {nn.Linear, nn.ReLU}
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self._is_plain and is_onednn(inputs[0]):
@@ -143,16 +140,14 @@ class MLP(nn.Module):
         else:
             hidden = self.first(*inputs).relu_()
             linears = linears[1:]
-            if not linears:
-                return hidden
         parameters = [p for layer in linears for p in (layer.weight, layer.bias)]
         if torch.is_grad_enabled():
-            return OneDNNLayers.apply(self._ends_with_relu, hidden, *parameters)
-        return onednn_layers(self._ends_with_relu, hidden, parameters)[-1]
+            return OneDNNLayers.apply(hidden, *parameters)
+        return onednn_layers(hidden, parameters)[-1]
 
 
 # A CPU's float32 matrix products. F.linear takes MKL's, which on AMD's processors need twice the
-# time of oneDNN's, the ones that torch.compile takes (benchmarks/README.md).
+# time of oneDNN's (benchmarks/README.md).
 
 
 def is_onednn(tensor: Tensor) -> bool:
@@ -180,14 +175,12 @@ def without_gaps(matrix: Tensor) -> Tensor:
     return matrix if is_dense else matrix.contiguous()
 
 
-def onednn_layers(
-    ends_with_relu: bool, input: Tensor, parameters: Sequence[Tensor]
-) -> list[Tensor]:
+def onednn_layers(input: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The input and the outputs of all layers; `parameters` alternates weights and biases."""
     outputs = [input]
     for i in range(0, len(parameters), 2):
-        relu = ends_with_relu or i + 2 < len(parameters)
-        input = fast_linear(input, parameters[i], parameters[i + 1], relu)
+        is_hidden = i + 2 < len(parameters)
+        input = fast_linear(input, parameters[i], parameters[i + 1], relu=is_hidden)
         outputs.append(input)
     return outputs
 
@@ -196,9 +189,8 @@ class OneDNNLayers(torch.autograd.Function):
     """The last of `onednn_layers`, with its gradients."""
 
     @staticmethod
-    def forward(ctx, ends_with_relu: bool, input: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = onednn_layers(ends_with_relu, input, parameters)
-        ctx.ends_with_relu = ends_with_relu
+    def forward(ctx, input: Tensor, *parameters: Tensor) -> Tensor:
+        outputs = onednn_layers(input, parameters)
         ctx.save_for_backward(*outputs, *parameters[::2])
         return outputs[-1]
 
@@ -207,10 +199,10 @@ class OneDNNLayers(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         count = len(ctx.saved_tensors) // 2
         outputs, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
-        _, needs_input, *needs_parameter = ctx.needs_input_grad
+        needs_input, *needs_parameter = ctx.needs_input_grad
         by_parameter: list[Tensor | None] = [None] * (2 * count)
         for i in reversed(range(count)):
-            if ctx.ends_with_relu or i + 1 < count:
+            if i + 1 < count:
                 gradient = torch.ops.aten.threshold_backward(gradient, outputs[i + 1], 0)
             rows = gradient.flatten(0, -2)
             if needs_parameter[2 * i]:
@@ -218,7 +210,7 @@ class OneDNNLayers(torch.autograd.Function):
                 by_parameter[2 * i + 1] = rows.sum(0)
             if i or needs_input:
                 gradient = fast_linear(gradient, weights[i].t(), None)
-        return None, gradient if needs_input else None, *by_parameter
+        return gradient if needs_input else None, *by_parameter
 
 
 class ValueFunction(MLP):
@@ -260,6 +252,8 @@ class LatentEmbedding(nn.Module):
 class GaussianActor(nn.Module):
     """A Normal over actions: mean = max_action tanh, log std softly clamped to [-5, 0].
 
+    The two heads are the halves of one layer: one product, not two.
+
     Args:
         input_dims: sizes of the inputs: the state, and a latent's embedding if there is one.
         action_dim: A.
@@ -271,17 +265,14 @@ class GaussianActor(nn.Module):
         self, input_dims: Sequence[int], action_dim: int, hidden: Sequence[int], max_action: float
     ):
         super().__init__()
-        self.trunk = MLP(input_dims, hidden, None)
-        self.mean = nn.Linear(hidden[-1], action_dim)
-        self.log_std = nn.Linear(hidden[-1], action_dim)
+        self.network = MLP(input_dims, hidden, 2 * action_dim)
         self.max_action = max_action
 
     def forward(self, *inputs: Tensor) -> Normal:
-        features = self.trunk(*inputs)
-        mean = self.max_action * self.mean(features).tanh()
+        mean, log_std = self.network(*inputs).chunk(2, dim=-1)
         low, high = LOG_STD_RANGE
-        log_std = (low + high) / 2 + (high - low) / 2 * self.log_std(features).tanh().tanh()
-        return Normal(mean, log_std.exp(), validate_args=False)
+        log_std = (low + high) / 2 + (high - low) / 2 * log_std.tanh().tanh()
+        return Normal(self.max_action * mean.tanh(), log_std.exp(), validate_args=False)
 
 
 def sample(policy: Normal, shape: Sequence[int] = ()) -> Tensor:

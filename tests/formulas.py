@@ -66,13 +66,10 @@ def latent_action(actor, state, latent):
 
 def gaussian(actor, *inputs):
     """Mean and standard deviation of a Gaussian actor."""
-    x = np.concatenate(inputs, axis=-1)
-    for layer in layers(actor.trunk):
-        x = relu(linear(x, layer))
-    mean = actor.max_action * np.tanh(linear(x, *layers(actor.mean)))
-    log_std = np.tanh(linear(x, *layers(actor.log_std)))
+    mean, log_std = np.split(mlp(actor.network, *inputs), 2, axis=-1)
     low, high = -5, 0
-    return mean, np.exp(low + (high - low) / 2 * (np.tanh(log_std) + 1))
+    std = np.exp(low + (high - low) / 2 * (np.tanh(np.tanh(log_std)) + 1))
+    return actor.max_action * np.tanh(mean), std
 
 
 def normal_log_density(action, mean, std):

@@ -107,11 +107,11 @@ def give_actor_and_critics(ours, theirs, log_std_range):
     for name, twins in {"q_funcs": ours.critic, "targ_q_funcs": ours.critic_target}.items():
         for twin, network in zip((twins.q1, twins.q2), getattr(theirs, name), strict=True):
             give(twin.parameters(), network.parameters())
-    actor = [*ours.actor.trunk.parameters(), *ours.actor.mean.parameters()]
+    *hidden, weight, bias = ours.actor.network.parameters()
     log_std, *others = theirs.policy.parameters()
-    give(actor, others)
-    for parameter in ours.actor.log_std.parameters():
-        parameter.zero_()
+    give([*hidden, weight.chunk(2)[0], bias.chunk(2)[0]], others)
+    for parameter in (weight, bias):
+        parameter.chunk(2)[1].zero_()
     low, high = log_std_range
     log_std.fill_(math.log((LOG_STD - low) / (high - LOG_STD)))
 

@@ -684,7 +684,8 @@ def dense(first, *sizes):
 
 
 def gaussian_shapes(inputs):
-    return [*dense(inputs, 256, 256), (ACTIONS, 256), (ACTIONS, 256)]
+    """The heads, for mean and log std, are one layer."""
+    return dense(inputs, 256, 256, 2 * ACTIONS)
 
 
 # K = 8 components; the embedding makes the latent as wide as the state.

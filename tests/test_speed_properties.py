@@ -165,11 +165,10 @@ def onednn(test):
 
 NETWORKS = {
     "mlp": (lambda: MLP([STATES, ACTIONS], (32, 24), 5), [(64, STATES), (64, ACTIONS)]),
-    "ends in a ReLU": (lambda: MLP([STATES], (32, 24), None), [(64, STATES)]),
     "one hidden layer": (lambda: MLP([STATES], (32,), 1), [(64, STATES)]),
     "components": (lambda: MLP([STATES, 8], (32, 24), 5), [(64, STATES), (8, 1, 8)]),
     "one hidden layer of components": (
-        lambda: MLP([STATES, 8], (32,), None),
+        lambda: MLP([STATES, 8], (32,), 5),
         [(64, STATES), (8, 1, 8)],
     ),
     "actions of components": (
