@@ -455,7 +455,8 @@ def load_model(path: Path, policy: Policy, scaling: "Scaling") -> "Scaling":
         policy.load_state_dict(content["state"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{path} does not fit: it was trained with {content['hyperparameters']}"
+            f"{path} does not fit: it was trained with {content['hyperparameters']}, or by "
+            "another version of its policy's source"
         ) from error
     return Scaling(content["mean"].cpu().numpy(), content["std"].cpu().numpy())
 
