@@ -25,11 +25,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import gymnasium
-import mujoco
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -518,7 +518,8 @@ def describe_run(
     arguments: argparse.Namespace, run: str, policy: Policy, dataset: d4rl_tasks.Dataset
 ) -> dict:
     """What <run>.json says: enough to run it again."""
-    libraries = {module.__name__: module.__version__ for module in (torch, np, gymnasium, mujoco)}
+    libraries = {module.__name__: module.__version__ for module in (torch, np, gymnasium)}
+    libraries["mujoco"] = version("mujoco")
     if arguments.backend == "d4rl":
         libraries |= original.versions()
     device = policy.device

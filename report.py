@@ -90,9 +90,6 @@ def report(arguments: argparse.Namespace) -> None:
 
 def video(arguments: argparse.Namespace) -> None:
     """Render episodes."""
-    from reports.renderer import choose_renderer
-
-    choose_renderer()
     from reports.video import write_video
 
     write_video(arguments.model, arguments.out, arguments.episodes, arguments.seed)

@@ -7,6 +7,10 @@ dataset = d4rl_tasks.load_dataset("walker2d-expert-v2")
 score = d4rl_tasks.normalized_score("walker2d-expert-v2", returns)
 """
 
+from d4rl_tasks.rendering import import_mujoco
+
+import_mujoco()  # before the modules below do
+
 from d4rl_tasks.datasets import Dataset, load_dataset
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec, register_tasks
 from d4rl_tasks.errors import D4RLTaskError

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
+from d4rl_tasks.rendering import choose_renderer
 from d4rl_tasks.robots import AntMaze, Robot, make_robot
 from d4rl_tasks.tasks import Task, get_task, task_names
 
@@ -38,7 +39,8 @@ class D4RLEnv(MujocoEnv):
         self.task = get_task(name)
         self.robot = make_robot(self.task)
         self.target_goal = draw_goal(self.robot, np.random.default_rng(goal_seed))
-        choose_headless_renderer(kwargs.get("render_mode"))
+        if kwargs.get("render_mode") not in (None, "human") and not has_screen():
+            choose_renderer()
         if kwargs.get("camera_id") is None and self.task.maze is None:
             # gymnasium's free camera stands still, and the robot walks out of the picture.
             kwargs["camera_name"] = kwargs.get("camera_name") or "track"
@@ -248,11 +250,9 @@ def _seeds(seed: int | list[int | None] | None, count: int) -> list[int | None]:
     return list(seed)
 
 
-def choose_headless_renderer(render_mode: str | None) -> None:
-    """Without a display, let MuJoCo draw by EGL, unless the user has chosen with MUJOCO_GL."""
-    headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if render_mode not in (None, "human") and headless:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+def has_screen() -> bool:
+    """Whether this process can open windows."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def make(name: str, **kwargs) -> gymnasium.Env:

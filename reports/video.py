@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import imageio.v2 as imageio
-import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tqdm import tqdm
 import d4rl_tasks
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path
+from d4rl_tasks.rendering import choose_renderer
 from reports.errors import ReportError
 from reports.models import Episode, Model, play, read_model
 from reports.style import component_colours
@@ -23,20 +23,20 @@ FOOT = 64  # pixels below it; MP4's height must be a multiple of 16
 FRAMES_PER_SECOND = {".mp4": 30, ".gif": 15}
 PAPER, INK, EMPTY = "#ffffff", "#1a1a1a", "#dddddd"
 GOAL = 0.0, 0.62, 0.45, 1.0  # red, green, blue, opacity; its radius is the task's, 0.5 m
-SPHERE = mujoco.mjtGeom.mjGEOM_SPHERE
 
 
 def write_video(path: Path, out: Path | None, episodes: int, seed: int) -> None:
     """Play episodes of a model and write them to one file.
 
     Raises:
-        ReportError: the model or `out` cannot be used.
+        ReportError: the model or `out` cannot be used, or nothing draws here.
     """
     out = out or path.with_suffix(".mp4" if has_ffmpeg() else ".gif")
     check_kind(out)
     model = read_model(path)
-    played = play(model, episodes, seed)
     try:
+        choose_renderer()
+        played = play(model, episodes, seed)
         with atomic_path(out) as temporary:
             _write_frames(model, played, temporary, out.suffix.lower())
     except D4RLTaskError as error:
@@ -94,13 +94,16 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
 
 
 def _frames(environment, model: Model, episode: Episode, stride: int) -> Iterator[np.ndarray]:
+    from mujoco import mjtGeom  # not above: d4rl_tasks must be the first to import it
+
+    sphere = mjtGeom.mjGEOM_SPHERE
     environment.reset(seed=0)
     environment.render()  # makes the viewer
     viewer = environment.unwrapped.mujoco_renderer.viewer
     for step in range(0, len(episode.returns), stride):
         environment.unwrapped.set_state(episode.qpos[step], episode.qvel[step])
         if episode.goal is not None:
-            viewer.add_marker(pos=[*episode.goal, 0.5], type=SPHERE, size=[0.5] * 3, rgba=GOAL)
+            viewer.add_marker(pos=[*episode.goal, 0.5], type=sphere, size=[0.5] * 3, rgba=GOAL)
         yield compose(environment.render(), episode, step, model.components)
 
 

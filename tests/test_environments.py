@@ -1,5 +1,10 @@
 """The environments through gymnasium's API, single and in lockstep."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,6 +12,8 @@ from gymnasium.utils.env_checker import check_env
 
 import d4rl_tasks
 from d4rl_tasks.mazes import get_maze
+
+ROOT = Path(__file__).parents[1]
 
 ONE_OF_EACH = [
     "halfcheetah-medium-v2",
@@ -212,13 +219,33 @@ def test_shortest_paths():
 
 
 @pytest.mark.parametrize("name", ["walker2d-expert-v2", "antmaze-large-play-v0"])
-def test_rendering_headless(name):
+def test_rendering_headless(renderer, name):
     environment = d4rl_tasks.make(name, render_mode="rgb_array", width=160, height=120)
     environment.reset(seed=0)
     picture = environment.render()
     assert picture.shape == (120, 160, 3)
     assert picture.std() > 5
     environment.close()
+
+
+def test_where_nothing_draws_one_line_says_so_and_nothing_else_changes():
+    program = """
+import os
+import d4rl_tasks
+try:
+    d4rl_tasks.make("walker2d-expert-v2", render_mode="rgb_array")
+except d4rl_tasks.D4RLTaskError as error:
+    print(error, "|", os.environ.get("MUJOCO_GL"))
+"""
+    environment = {k: v for k, v in os.environ.items() if "DISPLAY" not in k and k != "MUJOCO_GL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment | {"PYOPENGL_PLATFORM": "none"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("cannot draw: ") and done.stdout.endswith("| None\n"), done
 
 
 def test_normalised_scores():
