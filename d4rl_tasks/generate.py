@@ -156,7 +156,7 @@ def _record(
         desc="generate",
         unit="step",
         unit_scale=len(everyone),
-        mininterval=0.5,
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # seconds; a log needs few
     )
     for step in steps:
         actions, extra = controller.act(environment, observations)
