@@ -1,6 +1,7 @@
 """Settings of all tests, and what several of them start from."""
 
 import importlib.util
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from d4rl_tasks.rendering import RENDERERS, can_draw
 
 # The networks of the tests are too small to be worth several threads.
 torch.set_num_threads(1)
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # These run only where gym, d4rl and mujoco-py are: see original_stack/build.
 collect_ignore = [] if importlib.util.find_spec("mujoco_py") else ["original_stack"]
