@@ -25,15 +25,18 @@ import numpy as np
 import structlog
 import torch
 from d3rlpy.models.torch import get_parameter
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.optim.lr_scheduler import LambdaLR
 
 import d4rl_tasks
 from AWAC import AWAC
 from AWAC import Hyperparameters as AWACHyperparameters
 from d4rl_tasks.files import atomic_path
-from IQL import IQL
+from IQL import IQL, cosine_decay
 from IQL import Hyperparameters as IQLHyperparameters
 from main_training import EVAL_EPISODES, MAX_ACTION, Scaling, evaluate, seed_everything
-from utils import Policy, ReplayBuffer, keep_freed_memory
+from utils import MLP, Policy, ReplayBuffer, adam, keep_freed_memory
 
 TASK = "hopper-medium-expert-v2"
 EVAL_FREQ = 5_000
@@ -42,15 +45,20 @@ BATCH_SIZE = 256
 LEARNING_RATE = 3e-4
 DISCOUNT = 0.99
 TAU = 0.005
+HIDDEN = 256, 256
 EXPECTILE = 0.9
 SCALE = 0.3  # d3rlpy's `weight_temp` (its default is 3) and 1 / `lam` (its default is 1)
 VALUE_SAMPLES = 5
 
-OURS, THEIRS, UNCHANGED = "ours", "d3rlpy", "d3rlpy, its entropy term kept"
-PAIRS = [("IQL", OURS), ("IQL", THEIRS), ("AWAC", OURS), ("AWAC", THEIRS), ("AWAC", UNCHANGED)]
+LOG_STD_RANGE = -5.0, 2.0  # d3rlpy's, of IQL
+
+OURS, THEIRS = "ours", "d3rlpy"
+ONE_STD, UNCHANGED = "ours, one log std", "d3rlpy, its entropy term kept"
+PAIRS = [("IQL", OURS), ("IQL", ONE_STD), ("IQL", THEIRS)]
+PAIRS += [("AWAC", OURS), ("AWAC", THEIRS), ("AWAC", UNCHANGED)]
 # Colours that differ in brightness too, and for every kind of colour vision.
-COLORS = {OURS: "#0072b2", THEIRS: "#e69f00", UNCHANGED: "#999999"}
-MARKERS = {OURS: "o-", THEIRS: "s--", UNCHANGED: "^:"}
+COLORS = {OURS: "#0072b2", ONE_STD: "#56b4e9", THEIRS: "#e69f00", UNCHANGED: "#999999"}
+MARKERS = {OURS: "o-", ONE_STD: "v-.", THEIRS: "s--", UNCHANGED: "^:"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,22 @@ def load_data() -> Data:
     return Data(dataset, d3rlpy.dataset.MDPDataset(**arrays), scaling)
 
 
-def make_ours(algorithm: str, data: Data, steps: int) -> Policy:
+class OneStdActor(nn.Module):
+    """Our Gaussian actor but for its log std, which is one for all states, as in d3rlpy's IQL."""
+
+    def __init__(self, state_dim: int, action_dim: int):
+        super().__init__()
+        self.network = MLP([state_dim], HIDDEN, action_dim)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def forward(self, state: Tensor) -> Normal:
+        mean = MAX_ACTION * self.network(state).tanh()
+        low, high = LOG_STD_RANGE
+        std = (low + (high - low) * self.log_std.sigmoid()).exp()
+        return Normal(mean, std.expand_as(mean), validate_args=False)
+
+
+def make_ours(algorithm: str, one_std: bool, data: Data, steps: int) -> Policy:
     """One of our policies, aligned: d3rlpy updates actor and targets on every step."""
     common = {"discount": DISCOUNT, "tau": TAU, "learning_rate": LEARNING_RATE, "policy_freq": 1}
     sizes = data.dataset.observations.shape[1], data.dataset.actions.shape[1], MAX_ACTION
@@ -111,7 +134,12 @@ def make_ours(algorithm: str, data: Data, steps: int) -> Policy:
             weight_type="clamp",
             max_timesteps=steps,
         )
-        return IQL(*sizes, hyperparameters)
+        policy = IQL(*sizes, hyperparameters)
+        if one_std:
+            policy.actor = OneStdActor(*sizes[:2])
+            policy.actor_optimizer = adam([policy.actor], LEARNING_RATE)
+            policy.actor_schedule = LambdaLR(policy.actor_optimizer, cosine_decay(steps))
+        return policy
     hyperparameters = AWACHyperparameters(
         **common, scale=SCALE, weight_type="raw", value_samples=VALUE_SAMPLES
     )
@@ -150,10 +178,12 @@ def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
     return awac
 
 
-def train_ours(algorithm: str, data: Data, seed: int, steps: int) -> Iterator[Policy]:
+def train_ours(
+    algorithm: str, one_std: bool, data: Data, seed: int, steps: int
+) -> Iterator[Policy]:
     """Yields the policy after every EVAL_FREQ steps."""
     seed_everything(seed)
-    policy = make_ours(algorithm, data, steps)
+    policy = make_ours(algorithm, one_std, data, steps)
     buffer, _ = fill_buffer(data.dataset, seed)
     for step in range(1, steps + 1):
         policy.train(buffer, BATCH_SIZE)
@@ -182,8 +212,8 @@ def run(
     algorithm: str, implementation: str, data: Data, seed: int, steps: int
 ) -> Iterator[Evaluation]:
     """Train, and evaluate every EVAL_FREQ steps."""
-    if implementation == OURS:
-        policies = train_ours(algorithm, data, seed, steps)
+    if implementation in (OURS, ONE_STD):
+        policies = train_ours(algorithm, implementation == ONE_STD, data, seed, steps)
     else:
         policies = train_theirs(algorithm, implementation == UNCHANGED, data, seed, steps)
     seconds, since = 0.0, time.perf_counter()
