@@ -125,7 +125,7 @@ class MLP(nn.Module):
         self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], output_dim))
         self._linears = [self.first, *(one for one in self.rest if isinstance(one, nn.Linear))]
         # Whoever edits the layers above gets PyTorch's path, which takes any.
-        self._is_plain = {type(one) for one in self.rest} <= {nn.Linear, nn.ReLU}
+        self._is_plain = [type(one) for one in self.rest] == [nn.ReLU, nn.Linear] * len(hidden)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self._is_plain and is_onednn(inputs[0]):

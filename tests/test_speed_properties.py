@@ -211,14 +211,15 @@ def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, 
     torch.testing.assert_close(without_graph, expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_other_layers_that_a_researcher_writes_into_the_network_are_used():
+@pytest.mark.parametrize("activation", ["nn.Tanh()", "nn.Identity()", "nn.Linear(8, 8)"])
+def test_other_layers_that_a_researcher_writes_into_the_network_are_used(activation):
     source = Path(utils.__file__).read_text()
     assert "nn.ReLU(inplace=True)" in source
     edited = ModuleType("edited")
-    exec(source.replace("nn.ReLU(inplace=True)", "nn.Tanh()"), vars(edited))
+    exec(source.replace("nn.ReLU(inplace=True)", activation), vars(edited))
     network, x = edited.MLP([3], (8,), 2), torch.randn(5, 3)
-    hidden = F.linear(x, network.first.weight, network.first.bias).tanh()
-    last = network.rest[-1]
+    between, last = network.rest
+    hidden = between(F.linear(x, network.first.weight, network.first.bias))
     torch.testing.assert_close(network(x), F.linear(hidden, last.weight, last.bias))
 
 
