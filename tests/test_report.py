@@ -21,6 +21,7 @@ from scipy import stats
 
 import main_training
 from d4rl_tasks.generate import generate
+from d4rl_tasks.rendering import PROBE
 from report import main
 from reports.latent import principal_components, shares
 from reports.models import Episode, play, read_model
@@ -477,7 +478,7 @@ def test_an_mp4_plays(renderer, trained, tmp_path):
 @pytest.mark.slow
 def test_osmesa_draws_where_egl_does_not(trained, tmp_path):
     without_egl = {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "MUJOCO_GL": ""}
-    probe = [sys.executable, "-c", "import mujoco; mujoco.GLContext(16, 16).make_current()"]
+    probe = [sys.executable, "-c", PROBE]
     osmesa = os.environ | without_egl | {"MUJOCO_GL": "osmesa"}
     if subprocess.run(probe, env=osmesa, capture_output=True).returncode:
         pytest.skip("OSMesa is not installed")
