@@ -129,7 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--source",
         default="auto",
-        help="dataset: auto, d4rl, generated, minari:ID or a path (default: %(default)s)",
+        help="dataset: auto, d4rl, synthetic, minari:ID or a path (default: %(default)s)",
     )
     run.add_argument(
         "--backend",
@@ -375,8 +375,8 @@ def run_name(arguments: argparse.Namespace, policy: Policy, dataset: d4rl_tasks.
         value = getattr(arguments, option)
         if value != parser.get_default(option):
             parts.append(_name_part(option, value))
-    if dataset.generated:
-        parts.append("generated")
+    if dataset.synthetic:
+        parts.append("synthetic")
     if dataset.source == "file":
         parts.append(dataset.sha256[:8])
     if dataset.source.startswith("minari:"):
@@ -531,7 +531,7 @@ def describe_run(
         "dataset": {
             "source": dataset.source,
             "path": str(dataset.path),
-            "generated": dataset.generated,
+            "synthetic": dataset.synthetic,
             "transitions": len(dataset.rewards),
             "size": dataset.size,
             "sha256": dataset.sha256,
@@ -558,7 +558,7 @@ def git_commit() -> str | None:
 def print_configuration(config: dict) -> None:
     """Print what distinguishes the run, once."""
     data = config["dataset"]
-    kind = "GENERATED stand-in" if data["generated"] else "dataset"
+    kind = "SYNTHETIC dataset" if data["synthetic"] else "dataset"
     print(f"run      {config['run']}")
     print(f"data     {kind}, {data['transitions']} transitions, {data['path']}")
     print(f"device   {config['device']}")

@@ -3,7 +3,7 @@
     pip install --no-deps -r tests/requirements-d3rlpy.txt
     python -m benchmarks.against_d3rlpy [--steps 30000] [--seeds 1 2 3] [--out docs]
 
-Both train on the generated stand-in of hopper-medium-expert-v2, whose states are normalised before
+Both train on the synthetic dataset of hopper-medium-expert-v2, whose states are normalised before
 either sees them, and both are evaluated by `main_training.evaluate` from the same starts. Writes
 `against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and `.png` (which needs
 matplotlib). A run that is in the CSV is not run again, so remove it after a change of the code.
@@ -97,8 +97,8 @@ def fill_buffer(data: d4rl_tasks.Dataset, seed: int) -> tuple[ReplayBuffer, Scal
 
 
 def load_data() -> Data:
-    """Read the stand-in, generating it first if it isn't there."""
-    dataset = d4rl_tasks.load_dataset(TASK, "generated")
+    """Read the synthetic dataset, generating it first if it isn't there."""
+    dataset = d4rl_tasks.load_dataset(TASK, "synthetic")
     _, scaling = fill_buffer(dataset, 0)
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     with h5py.File(dataset.path) as file:

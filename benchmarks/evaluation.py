@@ -19,7 +19,7 @@ import torch
 
 import d4rl_tasks
 from benchmarks.train_step import POLICIES, make_policy
-from d4rl_tasks.behaviours import load_behaviour
+from d4rl_tasks.synthetic.behaviours import load_behaviour
 from main_training import EVAL_EPISODES, EVAL_SEED_OFFSET, Scaling, evaluate
 
 TASK = "walker2d-expert-v2"

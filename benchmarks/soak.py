@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 
 TASK = "hopper-medium-v2"
 MAIN = Path(__file__).parent.parent / "main_training.py"

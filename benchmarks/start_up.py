@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--env", default="walker2d-expert-v2")
     parser.add_argument("--policy", default="DMPO")
     arguments = parser.parse_args()
-    options = ["--env", arguments.env, "--policy", arguments.policy, "--source", "generated"]
+    options = ["--env", arguments.env, "--policy", arguments.policy, "--source", "synthetic"]
     imports, totals = zip(*(start_up(options) for _ in range(RUNS)), strict=True)
     print(f"imports          {min(imports):.1f} to {max(imports):.1f} s")
     print(f"first train step {min(totals):.1f} to {max(totals):.1f} s")

@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 import d4rl_tasks
-from d4rl_tasks.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.environments import available_cores
 from d4rl_tasks.files import atomic_path
+from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 
 ROBOTS = {"halfcheetah": "HalfCheetah", "hopper": "Hopper", "walker2d": "Walker2d"}
 # Colours that differ in brightness too, and for every kind of colour vision.

@@ -14,8 +14,8 @@ from d4rl_tasks.files import (
     check_note,
     checksum,
     dataset_folder,
-    generated_path,
     read_errors,
+    synthetic_path,
 )
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, to_float32
 from d4rl_tasks.tasks import Task, get_task
@@ -36,9 +36,9 @@ class Dataset:
             ends no episode.
         name: the task.
         source: "file" (a path was given), "d4rl" (a file in the dataset folder), "download" (the
-            same, fetched just now), "generated" or "minari:<dataset id>".
+            same, fetched just now), "synthetic" or "minari:<dataset id>".
         path: the file; for Minari its folder.
-        generated: a stand-in, not D4RL's data: scores of policies trained on it are not
+        synthetic: a synthetic dataset, not D4RL's data: scores of policies trained on it are not
             comparable to published ones.
         sha256: of the file, in hexadecimal; None for Minari.
         size: of the file in bytes; None for Minari.
@@ -52,7 +52,7 @@ class Dataset:
     name: str
     source: str
     path: Path
-    generated: bool
+    synthetic: bool
     sha256: str | None
     size: int | None
 
@@ -67,7 +67,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         name: a task's name.
         source: where from.
             "d4rl": D4RL's file in the dataset folder, downloaded if it is not there.
-            "generated": a stand-in in that folder, generated if it is not there.
+            "synthetic": a synthetic dataset in that folder, generated if it is not there.
             "auto": the first of these two that can be had.
             A path (it ends in .hdf5 or .h5, or a file is there): that file, in D4RL's layout.
             "minari:<dataset id>": a Minari dataset that is on this machine.
@@ -84,13 +84,13 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         return _load_any(task)
     if source == "d4rl":
         return _load_d4rl(task)
-    if source == "generated":
-        return _load_generated(task)
+    if source == "synthetic":
+        return _load_synthetic(task)
     path = Path(source).expanduser()
     if path.suffix in HDF5_SUFFIXES or path.is_file():
         return _load_file(task, path, "file")
     raise D4RLTaskError(
-        f"unknown source {source!r}: choose auto, d4rl, generated, minari:<dataset id>, or the "
+        f"unknown source {source!r}: choose auto, d4rl, synthetic, minari:<dataset id>, or the "
         "path of an HDF5 file"
     )
 
@@ -101,7 +101,7 @@ def _load_any(task: Task) -> Dataset:
         try:
             path, origin = download(task), "download"
         except D4RLTaskError as error:
-            return _load_generated(task, error)
+            return _load_synthetic(task, error)
     return _load_file(task, path, origin)
 
 
@@ -112,23 +112,25 @@ def _load_d4rl(task: Task) -> Dataset:
     return _load_file(task, download(task), "download")
 
 
-def _load_generated(task: Task, download_error: D4RLTaskError | None = None) -> Dataset:
-    path = generated_path(task.name)
+def _load_synthetic(task: Task, download_error: D4RLTaskError | None = None) -> Dataset:
+    path = synthetic_path(task.name)
     if not _exists(path):
         _generate(task, path, download_error)
-    return _load_file(task, path, "generated", download_error)
+    return _load_file(task, path, "synthetic", download_error)
 
 
 def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> None:
-    from d4rl_tasks.generate import generate
+    from d4rl_tasks.synthetic.generate import generate
 
-    print(f"generating a stand-in for {task.name} at {path}", file=sys.stderr)
+    print(f"generating a synthetic dataset for {task.name} at {path}", file=sys.stderr)
     try:
         generate(task.name, path)
     except D4RLTaskError as error:
         if download_error is None:
             raise
-        raise D4RLTaskError(f"{download_error}; and there is no stand-in: {error}") from error
+        raise D4RLTaskError(
+            f"{download_error}; and there is no synthetic dataset: {error}"
+        ) from error
 
 
 def _exists(path: Path) -> bool:
@@ -146,12 +148,12 @@ def _load_file(
         name=task.name,
         source=source,
         path=path,
-        generated=rows.generated or source == "generated",
+        synthetic=rows.synthetic or source == "synthetic",
         sha256=content.sha256,
         size=content.size,
     )
-    if dataset.generated:
-        print(_stand_in_notice(task, path, download_error), file=sys.stderr)
+    if dataset.synthetic:
+        print(_synthetic_notice(task, path, download_error), file=sys.stderr)
     return dataset
 
 
@@ -173,17 +175,17 @@ def _transitions(rows: Rows) -> dict[str, np.ndarray]:
     }
 
 
-def _stand_in_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
+def _synthetic_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
     failure = ""
     if download_error is not None:
         known = isinstance(download_error, DownloadError)
         reason = download_error.reason if known else download_error
         failure = f" (The download failed: {reason}.)"
     return (
-        f"NOTE: {path} is a stand-in, not D4RL's {task.name}: transitions that this project's own "
-        "behaviour policies made in D4RL's physics. Scores of policies trained on it are not the "
-        f"paper's. For the real data put {task.url} into {dataset_folder()}, or set D4RL_MIRROR to "
-        f"a server that has it.{failure}"
+        f"NOTE: {path} is a synthetic dataset, not D4RL's {task.name}: transitions that this "
+        "project's own behaviour policies made in D4RL's physics. Scores of policies trained on it "
+        f"are not the paper's. For the real data put {task.url} into {dataset_folder()}, or set "
+        f"D4RL_MIRROR to a server that has it.{failure}"
     )
 
 
@@ -198,7 +200,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
         arrays = _minari_transitions(source, stored)
-        generated = bool(stored.storage.metadata.get("generated", False))
+        synthetic = bool(stored.storage.metadata.get("synthetic", False))
     except D4RLTaskError:
         raise
     except Exception as error:  # Minari has no class of its own for what can be wrong
@@ -211,7 +213,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
         name=task.name,
         source=source,
         path=Path(stored.storage.data_path),
-        generated=generated,
+        synthetic=synthetic,
         sha256=None,
         size=None,
     )

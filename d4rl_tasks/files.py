@@ -16,9 +16,9 @@ def dataset_folder() -> Path:
     return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
 
 
-def generated_path(task_name: str) -> Path:
-    """Where the stand-in for a task's dataset lies."""
-    return dataset_folder() / f"generated-{task_name}.hdf5"
+def synthetic_path(task_name: str) -> Path:
+    """Where the synthetic dataset for a task's dataset lies."""
+    return dataset_folder() / f"synthetic-{task_name}.hdf5"
 
 
 @contextmanager

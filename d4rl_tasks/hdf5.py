@@ -47,7 +47,7 @@ class Rows:
         rewards: (N,) float32.
         terminals: (N,) bool, the episode ended with this step.
         cuts: (N,) bool, the row after this one belongs to another episode though none ended.
-        generated: the file says of itself that it is a stand-in, not D4RL's.
+        synthetic: the file says of itself that it is a synthetic dataset, not D4RL's.
     """
 
     observations: np.ndarray
@@ -55,7 +55,7 @@ class Rows:
     rewards: np.ndarray
     terminals: np.ndarray
     cuts: np.ndarray
-    generated: bool
+    synthetic: bool
 
 
 def read_rows(path: Path, task: Task) -> Rows:
@@ -69,7 +69,7 @@ def read_rows(path: Path, task: Task) -> Rows:
     shapes = {"observations": (observation_size,), "actions": (action_size,)}
     with _open(path) as file:
         arrays = _read(file, shapes | {"rewards": (), "terminals": ()}, {"timeouts": ()})
-        generated = bool(file.attrs.get("generated", False))
+        synthetic = bool(file.attrs.get("synthetic", False))
     terminals = arrays["terminals"] != 0
     if "timeouts" in arrays:
         cuts = arrays["timeouts"] != 0
@@ -83,7 +83,7 @@ def read_rows(path: Path, task: Task) -> Rows:
         rewards=to_float32(path, "rewards", arrays["rewards"]),
         terminals=terminals,
         cuts=cuts,
-        generated=generated,
+        synthetic=synthetic,
     )
 
 

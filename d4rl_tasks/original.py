@@ -162,14 +162,14 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
     """
     task, source = get_task(name), str(source)
     if source.startswith("minari:"):
-        raise D4RLTaskError(f"d4rl cannot read {source}: choose auto, d4rl, generated or a path")
+        raise D4RLTaskError(f"d4rl cannot read {source}: choose auto, d4rl, synthetic or a path")
     if name in tasks.task_names():
         found = datasets.load_dataset(name, source)
         return dataclasses.replace(found, **_transitions(name, found.path))
     if source in ("auto", "d4rl"):
         return _load_file(task, _download(name), "d4rl")
-    if source == "generated":
-        raise D4RLTaskError(f"{name} cannot be generated: get D4RL's own file from {task.url}")
+    if source == "synthetic":
+        raise D4RLTaskError(f"{name} cannot be synthetic: get D4RL's own file from {task.url}")
     return _load_file(task, Path(source).expanduser(), "file")
 
 
@@ -202,7 +202,7 @@ def _load_file(task: Task, path: Path, source: str) -> Dataset:
         name=task.name,
         source=source,
         path=path,
-        generated=False,
+        synthetic=False,
         sha256=content.sha256,
         size=content.size,
     )

@@ -93,8 +93,8 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
     Args:
         path: HDF5 in D4RL's layout.
         task: what it was recorded on; None reads it from the file, generated ones say it.
-        dataset_id: Minari's name for it; None means the task's, with "generated-" before it for a
-            stand-in.
+        dataset_id: Minari's name for it; None means the task's, with "synthetic-" before it for a
+            synthetic dataset.
 
     Returns:
         The dataset's id.
@@ -109,9 +109,9 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
     task = task or _task_of(path)
     rows = read_rows(path, task)
     episodes = split_episodes(rows, _following(path, rows.observations.shape[1]))
-    name = dataset_id or (f"generated-{task.name}" if rows.generated else task.name)
+    name = dataset_id or (f"synthetic-{task.name}" if rows.synthetic else task.name)
     with _new_dataset(minari, name):
-        _write(minari, name, task, episodes, rows.generated)
+        _write(minari, name, task, episodes, rows.synthetic)
     return name
 
 
@@ -140,9 +140,9 @@ def _task_of(path: Path) -> Task:
     return get_task(name)
 
 
-def _write(minari, name: str, task: Task, episodes: list[Episode], generated: bool) -> None:
+def _write(minari, name: str, task: Task, episodes: list[Episode], synthetic: bool) -> None:
     observation_size, action_size = task_sizes(task)
-    kind = "a stand-in, not D4RL's data, for" if generated else "transitions of D4RL's"
+    kind = "a synthetic dataset, not D4RL's data, for" if synthetic else "transitions of D4RL's"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Minari advises to say who the author is
         dataset = minari.create_dataset_from_buffers(
@@ -155,7 +155,7 @@ def _write(minari, name: str, task: Task, episodes: list[Episode], generated: bo
             ref_max_score=task.ref_max_score,
             description=f"{kind} {task.name}",
         )
-    dataset.storage.update_metadata({"generated": generated})
+    dataset.storage.update_metadata({"synthetic": synthetic})
 
 
 def _buffer(minari, episode: Episode):

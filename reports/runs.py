@@ -39,7 +39,7 @@ class Run:
         hyperparameters: of the policy, as text.
         options: main_training.py's own that a result depends on, as text.
         data: the dataset's SHA-256, or its source where there is no file.
-        generated: the dataset was a stand-in.
+        synthetic: the dataset was a synthetic dataset.
         code: git commit and PyTorch version.
         steps: (E,) int64, train steps at the evaluations.
         scores: (E,) float64, normalised score x 100, mean over an evaluation's episodes.
@@ -53,7 +53,7 @@ class Run:
     hyperparameters: dict[str, str]
     options: dict[str, str]
     data: str
-    generated: bool
+    synthetic: bool
     code: str
     steps: np.ndarray
     scores: np.ndarray
@@ -162,7 +162,7 @@ def read_run(path: Path) -> Run:
         hyperparameters={k: _text(v) for k, v in config["hyperparameters"].items()},
         options=_options(config),
         data=data["sha256"] or data["source"],
-        generated=data["generated"],
+        synthetic=data["synthetic"],
         code=f"commit {config['git_commit']}, torch {config['versions']['torch']}",
         steps=np.array([int(row["step"]) for row in rows]),
         scores=scores,
@@ -241,7 +241,7 @@ def _varying_settings(groups: Collection[list[Run]]) -> dict[tuple[str, bool], s
 
 
 def _kind(run: Run) -> tuple[str, bool]:
-    return run.family, run.generated
+    return run.family, run.synthetic
 
 
 def _label(run: Run, varying: set[str]) -> str:
@@ -256,9 +256,9 @@ def _label(run: Run, varying: set[str]) -> str:
 
 
 def data_label(group: Group, groups: Iterable[Group]) -> str:
-    """The task, marked if its data is a stand-in, with a checksum where a task has several."""
+    """The task, marked if its data is synthetic, with a checksum where a task has several."""
     run = group.runs[0]
-    notes = ["generated"] if run.generated else []
+    notes = ["synthetic"] if run.synthetic else []
     if len({g.runs[0].data for g in groups if g.env == group.env}) > 1:
         notes.append(run.data[:8])
     return f"{run.env} ({', '.join(notes)})" if notes else run.env

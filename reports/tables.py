@@ -126,12 +126,12 @@ def comparisons(lines: Sequence[Line]) -> list[Table]:
     kinds: dict[tuple[str, bool, str], list[Line]] = defaultdict(list)
     for line in lines:
         run = line.groups[0].runs[0]
-        kinds[run.family, run.generated, line.settings].append(line)
+        kinds[run.family, run.synthetic, line.settings].append(line)
     tables = []
-    for (family, generated, settings), members in kinds.items():
+    for (family, synthetic, settings), members in kinds.items():
         if len(members) == 1 and all(len(group.runs) == 1 for group in members[0].groups):
             continue
-        notes = [family, *(["generated"] if generated else []), *([settings] if settings else [])]
+        notes = [family, *(["synthetic"] if synthetic else []), *([settings] if settings else [])]
         tables += _comparison(", ".join(notes), members)
     return tables
 
@@ -221,7 +221,7 @@ def csv_table(groups: Sequence[Group]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         [
-            *("task", "policy", "settings", "generated", "data", "seeds", "score_mean"),
+            *("task", "policy", "settings", "synthetic", "data", "seeds", "score_mean"),
             *("score_std", "evaluations", "train_steps", "critic_loss_sum"),
         ]
     )
@@ -231,7 +231,7 @@ def csv_table(groups: Sequence[Group]) -> str:
         losses = np.array([run.critic_loss_sum for run in group.runs])
         writer.writerow(
             [
-                *(first.env, first.policy, group.label, first.generated, first.data),
+                *(first.env, first.policy, group.label, first.synthetic, first.data),
                 *(len(group.runs), mean, "" if spread is None else spread),
                 *(min(LAST_EVALUATIONS, len(first.steps)), first.steps[-1]),
                 "" if np.isnan(losses).any() else losses.mean(),

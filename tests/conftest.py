@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
-from d4rl_tasks.generate import generate
 from d4rl_tasks.rendering import RENDERERS, can_draw
+from d4rl_tasks.synthetic.generate import generate
 
 # The networks of the tests are too small to be worth several threads.
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ import torch
 
 import d4rl_tasks
 import main_training
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from main_training import POLICIES, main
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +72,7 @@ def test_the_json_says_how_to_run_it_again(hopper):
     assert config["arguments"]["seed"] == 3
     data = d4rl_tasks.load_dataset("hopper-medium-v2", hopper)
     assert config["dataset"]["sha256"] == data.sha256
-    assert config["dataset"]["generated"] is True
+    assert config["dataset"]["synthetic"] is True
     assert config["versions"]["torch"] == torch.__version__
     assert config["device"] and config["command"]
 
@@ -82,7 +82,7 @@ def test_run_names_say_everything_that_distinguishes_them(hopper):
     name = one_file("results/AWAC/*.json").stem
     for part in (
         *("AWAC", "hopper-medium-v2", "seed1", "scale10", "no-normalize", "hidden8-16"),
-        *("weight_type-raw", "batch_size16", "max_timesteps20", "generated"),
+        *("weight_type-raw", "batch_size16", "max_timesteps20", "synthetic"),
     ):
         assert part in name.split("_") or part in name
 
@@ -93,7 +93,7 @@ def test_every_policy_runs(hopper, policy, capsys):
     assert one_file(f"models/{policy}_*.pt")
     printed = capsys.readouterr()
     assert "step 10/10" in printed.out and "learning_rate" in printed.out
-    assert "stand-in" in printed.err
+    assert "synthetic dataset" in printed.err
 
 
 @pytest.mark.parametrize("policy", ["DMPO", "DMPO_ant"])

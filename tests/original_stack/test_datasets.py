@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import d4rl_tasks
 from d4rl_tasks import original
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 
 ARRAYS = ("observations", "actions", "next_observations", "rewards", "terminals")
 GENERATED = {
@@ -25,7 +25,7 @@ GENERATED = {
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
     """Paths of generated files by task, each made when it is first asked for."""
-    folder, paths = tmp_path_factory.mktemp("generated"), {}
+    folder, paths = tmp_path_factory.mktemp("synthetic"), {}
 
     def path_of(name):
         if name not in paths:

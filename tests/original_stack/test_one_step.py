@@ -6,8 +6,8 @@ import pytest
 
 import d4rl_tasks
 from d4rl_tasks import original
-from d4rl_tasks.generate import generate
 from d4rl_tasks.hdf5 import read_arrays
+from d4rl_tasks.synthetic.generate import generate
 
 # Of all behaviours of a robot; of random actions for ant, which has no behaviour.
 TASKS = (

@@ -13,7 +13,7 @@ import torch
 import d4rl_tasks
 import main_training
 from d4rl_tasks import D4RLTaskError, original
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 
 HOPPER = "hopper-medium-expert-v2"
 TASKS = (
@@ -185,7 +185,7 @@ def test_a_task_beyond_our_86(tmp_path):
     write_flat(tmp_path / "maze2d.hdf5", 20)
     dataset = original.load_dataset(name, tmp_path / "maze2d.hdf5")
     assert dataset.observations.shape == (19, 4) and dataset.terminals.dtype == np.float32
-    assert (dataset.source, dataset.generated) == ("file", False)
+    assert (dataset.source, dataset.synthetic) == ("file", False)
     score = original.normalized_score(name, task.ref_max_score)
     assert score == pytest.approx(1)
 
@@ -195,7 +195,7 @@ def test_a_generated_dataset_is_that_of_our_loader(tmp_path, monkeypatch):
     generate("hopper-medium-v2", path, 1_000)
     ours = d4rl_tasks.load_dataset("hopper-medium-v2", path)
     theirs = original.load_dataset("hopper-medium-v2", path)
-    assert theirs.generated and theirs.sha256 == ours.sha256
+    assert theirs.synthetic and theirs.sha256 == ours.sha256
     for key in ("observations", "actions", "next_observations", "rewards", "terminals"):
         assert getattr(theirs, key).dtype == np.float32
         np.testing.assert_array_equal(getattr(theirs, key), getattr(ours, key))
@@ -208,7 +208,7 @@ def test_a_generated_dataset_is_that_of_our_loader(tmp_path, monkeypatch):
         ("pen-human-v1", "auto", "mjrl"),
         ("hopper-medium-v2", "minari:x", "minari:x"),
         ("hopper-medium-v2", "nowhere.hdf5", "nowhere.hdf5"),
-        ("maze2d-umaze-v1", "generated", "cannot be generated"),
+        ("maze2d-umaze-v1", "synthetic", "cannot be generated"),
         ("maze2d-umaze-v1", "nowhere.hdf5", "nowhere.hdf5"),
         ("minigrid-fourrooms-v0", "auto", "minigrid"),
     ],

@@ -37,7 +37,7 @@ def test_every_policy_trains_for_300_steps(policy, hopper):
     score = original.normalized_score("hopper-medium-v2", float(row["return_mean"]))
     assert float(row["score_mean"]) == pytest.approx(float(score))
     config = json.loads(one_file("results/*/*.json").read_text())
-    assert "backend-d4rl" in config["run"] and "generated" in config["run"]
+    assert "backend-d4rl" in config["run"] and "synthetic" in config["run"]
     assert config["versions"]["gym"] == "0.23.1" and config["versions"]["d4rl"] == "1.1"
 
 

@@ -10,7 +10,7 @@ import d4rl_tasks
 from d4rl_tasks import physics
 from d4rl_tasks.robots import ROBOTS
 
-REFERENCE = sorted((Path(__file__).parent / "reference").glob("*.npz"))
+REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("*.npz"))
 TOLERANCE = 1e-9
 
 

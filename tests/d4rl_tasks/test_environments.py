@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 import d4rl_tasks
 from d4rl_tasks.mazes import get_maze
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 ONE_OF_EACH = [
     "halfcheetah-medium-v2",

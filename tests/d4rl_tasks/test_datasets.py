@@ -1,4 +1,4 @@
-"""Datasets from files, stand-ins and Minari: the transitions, and every kind of bad input."""
+"""Datasets from files, synthetic datasets and Minari: transitions, and all kinds of bad input."""
 
 import dataclasses
 import errno
@@ -46,12 +46,12 @@ def make_columns(count=20, observation_size=11, action_size=3, seed=0):
     }
 
 
-def write(path, columns, generated=False, **options):
+def write(path, columns, synthetic=False, **options):
     with h5py.File(path, "w") as file:
         for key, values in columns.items():
             file.create_dataset(key, data=values, **options)
-        if generated:
-            file.attrs["generated"] = True
+        if synthetic:
+            file.attrs["synthetic"] = True
     return path
 
 
@@ -151,7 +151,7 @@ def test_what_a_dataset_says_of_itself(tmp_path, capsys):
     path = write(tmp_path / "file.hdf5", make_columns())
     dataset = load_dataset(f"d4rl/{NAME}", str(path))
     assert (dataset.name, dataset.source, dataset.path) == (NAME, "file", path)
-    assert dataset.generated is False
+    assert dataset.synthetic is False
     assert dataset.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert dataset.size == path.stat().st_size
     assert capsys.readouterr().err == ""
@@ -182,25 +182,25 @@ def test_loading_takes_at_most_three_times_the_memory_of_the_arrays(tmp_path, nu
 
 @pytest.fixture
 def generate(monkeypatch):
-    """Stands for `d4rl_tasks.generate`; a list of the tasks that it was asked for."""
+    """Stands for `d4rl_tasks.synthetic.generate`; a list of the tasks that it was asked for."""
     asked = []
 
     def generate(task_name, out, transitions=None, seed=0):
         asked.append(task_name)
         with atomic_path(out) as temporary:
-            write(temporary, make_columns(), generated=True)
+            write(temporary, make_columns(), synthetic=True)
 
     module = SimpleNamespace(generate=generate)
-    monkeypatch.setitem(sys.modules, "d4rl_tasks.generate", module)
+    monkeypatch.setitem(sys.modules, "d4rl_tasks.synthetic.generate", module)
     return asked
 
 
 @pytest.mark.parametrize("source", ["auto", "d4rl"])
 def test_a_file_in_the_folder_is_used_first(folder, generate, source, capsys):
     path = write(folder / "hopper_medium-v2.hdf5", make_columns())
-    write(folder / f"generated-{NAME}.hdf5", make_columns(), generated=True)
+    write(folder / f"synthetic-{NAME}.hdf5", make_columns(), synthetic=True)
     dataset = load_dataset(NAME, source)
-    assert (dataset.source, dataset.path, dataset.generated) == ("d4rl", path, False)
+    assert (dataset.source, dataset.path, dataset.synthetic) == ("d4rl", path, False)
     assert capsys.readouterr().err == ""
 
 
@@ -214,28 +214,34 @@ def test_the_default_folder_is_d4rls_own(monkeypatch, tmp_path, generate):
 
 def test_auto_generates_when_the_download_fails_and_says_so(folder, generate, capsys):
     dataset = load_dataset(NAME)
-    assert dataset.generated is True
-    assert dataset.source == "generated"
-    assert dataset.path == folder / f"generated-{NAME}.hdf5"
+    assert dataset.synthetic is True
+    assert dataset.source == "synthetic"
+    assert dataset.path == folder / f"synthetic-{NAME}.hdf5"
     notice = capsys.readouterr().err.splitlines()[-1]
-    for part in ("stand-in", "behaviour policies", "not the paper's", TASK.url, str(folder)):
+    for part in (
+        "synthetic dataset",
+        "behaviour policies",
+        "not the paper's",
+        TASK.url,
+        str(folder),
+    ):
         assert part in notice
     assert "D4RL_MIRROR" in notice
     assert "The download failed" in notice and "refused" in notice
 
 
-def test_a_stand_in_is_generated_once_and_announced_every_time(generate, capsys):
-    load_dataset(NAME, "generated")
+def test_a_synthetic_is_generated_once_and_announced_every_time(generate, capsys):
+    load_dataset(NAME, "synthetic")
     capsys.readouterr()
-    load_dataset(NAME, "generated")
+    load_dataset(NAME, "synthetic")
     load_dataset(NAME)
     assert generate == [NAME]
-    assert capsys.readouterr().err.count("is a stand-in") == 2
+    assert capsys.readouterr().err.count("is a synthetic dataset") == 2
 
 
 def test_generated_never_downloads(monkeypatch, generate):
     monkeypatch.setattr(datasets, "download", lambda task: pytest.fail("it tried to download"))
-    assert load_dataset(NAME, "generated").generated
+    assert load_dataset(NAME, "synthetic").synthetic
 
 
 def test_d4rl_never_generates(generate):
@@ -244,26 +250,28 @@ def test_d4rl_never_generates(generate):
 
 
 def test_a_file_that_says_it_is_generated_is_never_silent(tmp_path, capsys):
-    path = write(tmp_path / "renamed.hdf5", make_columns(), generated=True)
+    path = write(tmp_path / "renamed.hdf5", make_columns(), synthetic=True)
     dataset = load_dataset(NAME, path)
-    assert (dataset.source, dataset.generated) == ("file", True)
-    assert "is a stand-in" in capsys.readouterr().err
+    assert (dataset.source, dataset.synthetic) == ("file", True)
+    assert "is a synthetic dataset" in capsys.readouterr().err
 
 
-def test_a_stand_in_that_does_not_say_so_is_announced_too(folder, capsys):
-    write(folder / f"generated-{NAME}.hdf5", make_columns())
-    assert load_dataset(NAME, "generated").generated is True
-    assert "is a stand-in" in capsys.readouterr().err
+def test_a_synthetic_that_does_not_say_so_is_announced_too(folder, capsys):
+    write(folder / f"synthetic-{NAME}.hdf5", make_columns())
+    assert load_dataset(NAME, "synthetic").synthetic is True
+    assert "is a synthetic dataset" in capsys.readouterr().err
 
 
 def test_neither_a_download_nor_a_stand_in(monkeypatch):
     def generate(task_name, out):
         raise D4RLTaskError("there is no behaviour for ant")
 
-    monkeypatch.setitem(sys.modules, "d4rl_tasks.generate", SimpleNamespace(generate=generate))
-    message = fails("no stand-in: there is no behaviour for ant", name="ant-medium-v2")
+    monkeypatch.setitem(
+        sys.modules, "d4rl_tasks.synthetic.generate", SimpleNamespace(generate=generate)
+    )
+    message = fails("no synthetic dataset: there is no behaviour for ant", name="ant-medium-v2")
     assert "cannot be reached" in message and "D4RL_MIRROR" in message
-    message = fails("there is no behaviour for ant", "generated", name="ant-medium-v2")
+    message = fails("there is no behaviour for ant", "synthetic", name="ant-medium-v2")
     assert "download" not in message
 
 
@@ -281,7 +289,7 @@ def test_a_home_folder_is_expanded(monkeypatch, tmp_path):
 @pytest.mark.parametrize("source", ["download", "", "data", "Minari:x"])
 def test_an_unknown_source_lists_the_choices(source):
     message = fails("unknown source", source)
-    assert all(choice in message for choice in ("auto", "d4rl", "generated", "minari:", "HDF5"))
+    assert all(choice in message for choice in ("auto", "d4rl", "synthetic", "minari:", "HDF5"))
 
 
 # Bad files
@@ -588,7 +596,7 @@ def test_minari_keeps_the_last_transition_of_every_episode(minari):
     episodes = [episode(5, terminated=False, seed=1), episode(4, terminated=True, seed=2)]
     minari.stored = store(episodes)
     dataset = load_dataset(NAME, "minari:there/it-v0")
-    assert (dataset.source, dataset.generated) == ("minari:there/it-v0", False)
+    assert (dataset.source, dataset.synthetic) == ("minari:there/it-v0", False)
     assert dataset.sha256 is None and dataset.size is None
     first, second = (one.observations.astype(np.float32) for one in episodes)
     np.testing.assert_array_equal(dataset.observations, np.vstack([first[:-1], second[:-1]]))

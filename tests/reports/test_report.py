@@ -20,8 +20,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 import main_training
-from d4rl_tasks.generate import generate
 from d4rl_tasks.rendering import PROBE
+from d4rl_tasks.synthetic.generate import generate
 from report import main
 from reports.latent import principal_components, shares
 from reports.models import Episode, play, read_model
@@ -32,7 +32,7 @@ from reports.tables import csv_table, markdown
 from reports.video import compose
 from reports.whole import summarize
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -119,10 +119,10 @@ def test_the_table_says_mean_and_std_over_seeds(results, capsys):
     mean, std = np.mean(scores), np.std(scores, ddof=1)
     assert f"{mean:.1f} ± {std:.1f} (2)" in text
     (line,) = [x for x in lines if x["policy"] == "AWAC" and x["settings"] == "scale 10"]
-    assert line["seeds"] == "2" and line["evaluations"] == "6" and line["generated"] == "True"
+    assert line["seeds"] == "2" and line["evaluations"] == "6" and line["synthetic"] == "True"
     np.testing.assert_allclose(float(line["score_mean"]), mean)
     np.testing.assert_allclose(float(line["score_std"]), std)
-    assert "hopper-medium-v2 (generated)" in text
+    assert "hopper-medium-v2 (synthetic)" in text
     write_page(results)
     assert text.strip() in capsys.readouterr().out
     assert (results / "report" / "report.md").read_text() == text

@@ -144,14 +144,14 @@ def test_a_file_is_fetched_checked_noted_and_used_again(server, folder, content,
     dataset = load_dataset(NAME)
     path = folder / "hopper_medium-v2.hdf5"
     assert path.read_bytes() == content
-    assert (dataset.source, dataset.path, dataset.generated) == ("download", path, False)
+    assert (dataset.source, dataset.path, dataset.synthetic) == ("download", path, False)
     assert len(dataset.rewards) == 98
     assert server.requests[0][0] == SERVED_AS
     digest = hashlib.sha256(content).hexdigest()
     note = (folder / "hopper_medium-v2.hdf5.sha256").read_text()
     assert f"{digest}  {path.name}" in note and str(len(content)) in note
     assert sorted(file.name for file in folder.iterdir()) == [path.name, f"{path.name}.sha256"]
-    assert "stand-in" not in capsys.readouterr().err
+    assert "synthetic dataset" not in capsys.readouterr().err
 
     again = load_dataset(NAME)
     assert (again.source, again.sha256, again.size) == ("d4rl", digest, len(content))

@@ -1,8 +1,8 @@
 """Train a robot's behaviour policies with TQC from SBX, as those in `behaviours/` were trained.
 
     pip install sbx-rl==0.28.0
-    python -m d4rl_tasks.train_behaviour halfcheetah --steps 250000 --out my_behaviours
-    python -m d4rl_tasks.train_behaviour halfcheetah --steps 750000 --out my_behaviours \\
+    python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 250000 --out my_behaviours
+    python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 750000 --out my_behaviours \\
         --continue-from 250000
 
 A checkpoint is written every 50,000 environment steps, and `manifest.json` with its returns over
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d4rl_tasks.behaviours import FOLDER, Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
+from d4rl_tasks.synthetic.behaviours import FOLDER, Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.tasks import normalized_score
 
 CHECKPOINT_STEPS = 50_000

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from d4rl_tasks import D4RLTaskError, load_dataset
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from experiment.checkpoints import FORMAT, SUMMED, DamagedError, from_bytes
 from main_training import main, make_parser
 

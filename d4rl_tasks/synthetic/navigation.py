@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from d4rl_tasks.behaviours import Behaviour
 from d4rl_tasks.environments import LockstepVectorEnv
 from d4rl_tasks.mazes import Maze
+from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.tasks import Task
 
 ACTION_NOISE = 0.2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import d4rl_tasks
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from d4rl_tasks.to_minari import convert, main
 
 TASKS = ("hopper-medium-v2", "antmaze-umaze-v0")
@@ -43,7 +43,7 @@ def without(path, out, *keys):
 def test_minari_reads_every_row_of_a_generated_file(generated, minari_root):
     name, path = generated
     dataset_id = convert(path)
-    assert dataset_id == f"generated-{name}"
+    assert dataset_id == f"synthetic-{name}"
     assert [entry.name for entry in minari_root.parent.iterdir()] == ["minari"]
     with h5py.File(path) as file:
         flat = {key: values[()] for key, values in file.items() if isinstance(values, h5py.Dataset)}
@@ -86,7 +86,7 @@ def test_without_next_observations_the_transitions_are_those_of_our_loader(
     flat = d4rl_tasks.load_dataset(name, path)
     stored = d4rl_tasks.load_dataset(name, f"minari:{convert(path)}")
     assert len(stored.rewards) > 1_000
-    assert stored.generated
+    assert stored.synthetic
     for key in ARRAYS:
         np.testing.assert_array_equal(getattr(stored, key), getattr(flat, key), err_msg=key)
 
@@ -101,7 +101,7 @@ def test_a_file_of_d4rls_own_says_nothing_of_its_task(hopper, tmp_path, capsys):
     assert capsys.readouterr().out == "minari:ours/hopper/medium-v7\n"
     assert list(minari.list_local_datasets()) == ["ours/hopper/medium-v7"]
     stored = d4rl_tasks.load_dataset("hopper-medium-v2", "minari:ours/hopper/medium-v7")
-    assert not stored.generated
+    assert not stored.synthetic
     assert main([str(path), "--env", "hopper-medium-v2"]) == 0
     assert capsys.readouterr().out == "minari:hopper-medium-v2\n"
 
@@ -151,5 +151,5 @@ def test_without_minari_it_says_what_to_install(hopper, monkeypatch, capsys):
 def test_as_a_user_types_it(hopper, minari_root):
     command = [sys.executable, "-m", "d4rl_tasks.to_minari", str(hopper)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert (done.returncode, done.stdout) == (0, "minari:generated-hopper-medium-v2\n")
+    assert (done.returncode, done.stdout) == (0, "minari:synthetic-hopper-medium-v2\n")
     assert done.stderr == ""

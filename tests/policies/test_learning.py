@@ -10,7 +10,7 @@ import AWAC
 import d4rl_tasks
 import DMPO
 import DMPO_ant
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from main_training import Scaling, evaluate, policy_module, value_range
 from utils import ReplayBuffer
 

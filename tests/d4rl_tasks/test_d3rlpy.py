@@ -10,7 +10,7 @@ import torch
 import AWAC
 import d4rl_tasks
 import IQL
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from utils import Batch
 
 d3rlpy = pytest.importorskip("d3rlpy", exc_type=ImportError)

@@ -1,4 +1,4 @@
-"""Generated stand-ins: what is in the files, and that nothing else is left behind."""
+"""Synthetic datasets: what is in the files, and that nothing else is left behind."""
 
 import json
 import signal
@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import d4rl_tasks
-from d4rl_tasks.behaviours import MANIFEST
-from d4rl_tasks.generate import Lane, behaviours_of, generate, main, plan_lanes
 from d4rl_tasks.mazes import get_maze
-from d4rl_tasks.navigation import goal_cells, next_cells
+from d4rl_tasks.synthetic.behaviours import MANIFEST
+from d4rl_tasks.synthetic.generate import Lane, behaviours_of, generate, main, plan_lanes
+from d4rl_tasks.synthetic.navigation import goal_cells, next_cells
 from d4rl_tasks.tasks import get_task
 from d4rl_tasks.verify import main as verify
 from d4rl_tasks.verify import verify_file
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 V2_KEYS = {
     *("observations", "actions", "next_observations", "rewards", "terminals", "timeouts"),
     *("infos/qpos", "infos/qvel", "infos/action_log_probs"),
@@ -63,7 +63,7 @@ def test_a_file_has_d4rls_keys_shapes_and_types(hopper):
         assert arrays[key].shape == shape and arrays[key].dtype == np.float32
     assert arrays["terminals"].dtype == arrays["timeouts"].dtype == bool
     assert arrays["infos/qpos"].dtype == np.float64
-    assert attributes["generated"] and attributes["task"] == "hopper-expert-v2"
+    assert attributes["synthetic"] and attributes["task"] == "hopper-expert-v2"
     assert attributes["transitions"] == 3000 and attributes["seed"] == 1
 
 
@@ -235,7 +235,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_behind(tmp_path, how):
     out = tmp_path / "w.hdf5"
-    command = [sys.executable, "-m", "d4rl_tasks.generate", "walker2d-expert-v2", "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "d4rl_tasks.synthetic.generate",
+        "walker2d-expert-v2",
+        "--out",
+        out,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while "step" not in process.stderr.read(40):
             assert process.poll() is None

@@ -23,7 +23,7 @@ from experiment import Results, StopSignals
 from experiment.checkpoints import DamagedError, from_bytes, to_bytes
 from main_training import POLICIES, main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KILLS = 20
 OPTIONS = {
     "DMPO": ["--info-reg", "--latent_disc_dim", "3"],

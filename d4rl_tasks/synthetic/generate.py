@@ -1,6 +1,6 @@
-"""Generate a stand-in for a D4RL dataset, by rolling out this project's behaviour policies.
+"""Generate a synthetic dataset for a D4RL task by rolling out behaviour policies.
 
-    python -m d4rl_tasks.generate walker2d-expert-v2 [--transitions N] [--seed S] [--out FILE]
+    python -m d4rl_tasks.synthetic.generate walker2d-expert-v2 [--transitions N] [--out FILE]
 
 The file has D4RL's format and every key of D4RL's v2 files, and says in its attributes that it is
 generated. It depends on the task, the number of transitions and the seed alone.
@@ -18,11 +18,11 @@ import mujoco
 import numpy as np
 from tqdm import tqdm
 
-from d4rl_tasks.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.files import atomic_path, generated_path
-from d4rl_tasks.navigation import Navigator
+from d4rl_tasks.files import atomic_path, synthetic_path
+from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
+from d4rl_tasks.synthetic.navigation import Navigator
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
 DEFAULT_TRANSITIONS = 300_000
@@ -255,7 +255,7 @@ def write_dataset(
 def generate(
     task_name: str, out: Path, transitions: int | None = None, seed: int = 0
 ) -> dict[str, float]:
-    """Generate a stand-in for a task's dataset.
+    """Generate a synthetic dataset for a task's dataset.
 
     Args:
         task_name: D4RL's name.
@@ -282,8 +282,8 @@ def generate(
         pass
     arrays, statistics = roll_out(task, plan_lanes(behaviours, transitions), seed)
     attributes = {
-        "generated": True,
-        "generator": "d4rl_tasks.generate",
+        "synthetic": True,
+        "generator": "d4rl_tasks.synthetic.generate",
         "task": task.name,
         "seed": seed,
         "behaviours": [b.name if b else "random" for b in behaviours],
@@ -313,8 +313,8 @@ def describe(path: Path, statistics: dict[str, float]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m d4rl_tasks.generate",
-        description="Generate a stand-in for a D4RL dataset by this project's behaviours.",
+        prog="python -m d4rl_tasks.synthetic.generate",
+        description="Generate a synthetic dataset for a D4RL dataset by this project's behaviours.",
     )
     parser.add_argument("task", help="a task's name, e.g. walker2d-expert-v2")
     parser.add_argument(
@@ -331,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     # A termination unwinds like Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        out = options.out or generated_path(get_task(options.task).name)
+        out = options.out or synthetic_path(get_task(options.task).name)
         if out.exists():
             raise D4RLTaskError(f"{out} exists already: delete it, or name another file with --out")
         print(describe(out, generate(options.task, out, options.transitions, options.seed)))

@@ -11,7 +11,7 @@ from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 from torch.optim import Optimizer
 
 import main_training
-from d4rl_tasks.generate import generate
+from d4rl_tasks.synthetic.generate import generate
 from experiment.capture import CapturedTrainSteps, TrainSteps, make_capturable, schedules_of
 
 
