@@ -1,8 +1,9 @@
-"""The package's own exception: one clear line for a person."""
+"""Errors that a user can mend. Each message is one line."""
 
 
-class D4RLTaskError(Exception):
-    """Something a user can mend: an unknown task, a bad file, a server that fails.
+class UserError(Exception):
+    """Something a user can mend: the message says what is wrong, where, and what to do."""
 
-    The message is one line that says what is wrong, where, and what to do.
-    """
+
+class D4RLTaskError(UserError):
+    """An unknown task, a bad file, a server that fails."""

@@ -1,0 +1,119 @@
+"""What all programs of this repository share: a parser, number types, and one way to fail."""
+
+import argparse
+import difflib
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from d4rl_tasks.errors import UserError
+
+
+def printable(text: object) -> str:
+    """Text of any origin on one line, without control characters that a terminal would obey."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and suggest the option that was meant.
+
+    Options are found with hyphens and with underscores: `--info-reg` is `--info_reg`.
+    """
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {printable(message)} (--help lists the options)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]}{self.suggestion(unknown[0])}")
+        return found
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._as_declared(word) for word in words], namespace)
+
+    def suggestion(self, word: str) -> str:
+        """`: did you mean --option?` for the closest option, or nothing if none is close."""
+        name = word.split("=")[0]
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
+        return f": did you mean {close[0]}?" if close and name.startswith("--") else ""
+
+    def _as_declared(self, word: str) -> str:
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        for spelling in (name, "--" + name[2:].replace("-", "_")):
+            if spelling in self._option_string_actions:
+                return spelling + equals + value
+        return word
+
+
+def number(
+    kind: type, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+) -> Callable[[str], float]:
+    """A type for argparse: an int (5e3 is one) or a finite float, at least `low`, at most `high`.
+
+    Args:
+        kind: int or float.
+        open_low: the number must be greater than `low`.
+    """
+    expected = "a whole number" if kind is int else "a number"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+        if not math.isfinite(value) or (kind is int and value != int(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        if value < low or value > high or (open_low and value == low):
+            bound = f"{'more than' if open_low else 'at least'} {low:g}"
+            if high < math.inf:
+                bound += f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bound}")
+        return kind(value)
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """A type for argparse: true or false, yes or no, 1 or 0, in any case."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return values[text.lower()]
+
+
+def run_program(function: Callable[[], int | None]) -> int:
+    """Call a program's body and turn the ways it can fail into one line and an exit code.
+
+    Returns:
+        the body's exit code (None is 0), 2 for bad input and full disks, 130 for Ctrl-C.
+    """
+    try:
+        code = function() or 0
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, OSError) as error:
+        return fail(error)
+    except MemoryError:
+        return fail("out of memory: close other programs, or ask for less")
+
+
+def fail(message: object, code: int = 2) -> int:
+    """Print one `error:` line on stderr; returns the exit code."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return code
