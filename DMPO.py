@@ -1,9 +1,9 @@
 """DMPO: deterministic mixture policy optimisation.
 
 Osa, Hayashi, Deo, Morihira, Yoshiike: Offline Reinforcement Learning with Mixture of Deterministic
-Policies, TMLR 2023. The policy is a mixture of K deterministic policies mu(s, z); a discrete latent
-z is inferred from the data by a posterior q(z|s, a), weighted by advantage, and the component that
-acts is the one the critic values most.
+Policies, TMLR 2023, https://openreview.net/forum?id=zkRCp4RmAF. The policy is a mixture of K
+deterministic policies mu(s, z). A posterior q(z|s, a) divides the data among the components, which
+regress to it weighted by advantage. The component that acts is the one the critic values most.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,16 @@ from torch import Tensor, nn
 from utils import (
     MLP,
     Batch,
+    Count,
+    Fraction,
     LatentEmbedding,
+    NonNegative,
     Policy,
-    ReplayBuffer,
+    Positive,
+    PositiveFraction,
+    RunSpec,
     TwinCritic,
+    WeightType,
     adam,
     advantage_weight,
     make_target,
@@ -32,20 +38,20 @@ from utils import (
 
 @dataclass
 class Hyperparameters:
-    discount: float = 0.99  # gamma
-    tau: float = 0.005  # Polyak step of the targets
-    policy_freq: int = 2  # critic updates per policy update
-    hidden: tuple[int, ...] = (256, 256)
-    learning_rate: float = 3e-4
-    target_noise: float = 0.2  # std of the noise on target actions
-    target_noise_clip: float = 0.5
-    latent_disc_dim: int = 8  # K, components of the mixture
-    temperature: float = 0.67  # of the Gumbel-softmax
-    scale: float = 10.0  # alpha, of the advantages
-    weight_type: str = ""
-    kl_weight: float = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
+    discount: Fraction = 0.99  # gamma, per step
+    tau: PositiveFraction = 0.005  # Polyak step of the target networks
+    policy_freq: Count = 2  # critic updates per policy update
+    hidden: tuple[Count, ...] = (256, 256)  # units of each hidden layer
+    learning_rate: Positive = 3e-4  # of Adam
+    target_noise: NonNegative = 0.2  # std of the noise on target actions
+    target_noise_clip: NonNegative = 0.5  # bound of that noise
+    latent_disc_dim: Count = 8  # K, components of the mixture
+    temperature: Positive = 0.67  # of the Gumbel-softmax
+    scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
+    weight_type: WeightType = ""  # of the advantage weights; "" is adapt
+    kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
-    ilr: float = 5e-7  # learning rate of the mutual information
+    ilr: Positive = 5e-7  # learning rate of the mutual information
 
 
 class Actor(nn.Module):
@@ -72,19 +78,14 @@ class DMPO(Policy):
     """See the module's docstring; the interface is `utils.Policy`'s."""
 
     def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        max_action: float,
-        hyperparameters: Hyperparameters,
-        device: torch.device | str = "cpu",
+        self, spec: RunSpec, hyperparameters: Hyperparameters, device: torch.device | str = "cpu"
     ):
-        super().__init__(device)
-        self.hp = hp = hyperparameters
-        self.max_action = max_action
-        self.actor = Actor(state_dim, action_dim, hp.latent_disc_dim, hp.hidden, max_action)
-        self.critic = TwinCritic(state_dim, action_dim, hp.hidden)
-        self.posterior = MLP([state_dim, action_dim], hp.hidden, hp.latent_disc_dim)
+        super().__init__(spec, hyperparameters, device)
+        hp = hyperparameters
+        sizes = spec.state_dim, spec.action_dim
+        self.actor = Actor(*sizes, hp.latent_disc_dim, hp.hidden, spec.max_action)
+        self.critic = TwinCritic(*sizes, hp.hidden)
+        self.posterior = MLP(sizes, hp.hidden, hp.latent_disc_dim)
         for network in (self.actor, self.critic, self.posterior):
             network.to(device)
         self.actor_target = make_target(self.actor)
@@ -92,45 +93,54 @@ class DMPO(Policy):
         self.critic_optimizer = adam([self.critic], hp.learning_rate)
         self.actor_optimizer = adam([self.actor, self.posterior], hp.learning_rate)
         if hp.info_reg:
-            self.info_posterior = MLP([state_dim, action_dim], hp.hidden, hp.latent_disc_dim)
-            self.info_posterior.to(device)
+            self.info_posterior = MLP(sizes, hp.hidden, hp.latent_disc_dim).to(device)
             self.info_optimizer = adam([self.actor, self.info_posterior], hp.ilr)
         # One-hot latents, shaped to broadcast against states: (K, 1, K).
         self.components = torch.eye(hp.latent_disc_dim, device=device).unsqueeze(1)
 
-    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
-        self.total_it += 1
-        batch = replay_buffer.sample(batch_size)
-        self.losses = {"critic": self.critic_loss(batch)}
-        minimize(self.losses["critic"], self.critic_optimizer)
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        losses = {"critic": self.critic_loss(batch)}
+        minimize(losses["critic"], self.critic_optimizer)
         if self.total_it % self.hp.policy_freq == 0:
-            self.update_policy(batch)
-        return self.losses["critic"].detach()
+            losses |= self.update_policy(batch)
+        return losses
 
-    def update_policy(self, batch: Batch) -> None:
-        self.losses["actor"] = self.actor_loss(batch)
-        minimize(self.losses["actor"], self.actor_optimizer)
+    def update_policy(self, batch: Batch) -> dict[str, Tensor]:
+        """Update actor and posterior, then the target networks; returns the losses by name."""
+        losses = {"actor": self.actor_loss(batch)}
+        minimize(losses["actor"], self.actor_optimizer)
         if self.hp.info_reg:
-            self.losses["info"] = self.info_loss(batch.state)
-            minimize(self.losses["info"], self.info_optimizer)
+            losses["info"] = self.info_loss(batch)
+            minimize(losses["info"], self.info_optimizer)
         polyak_update(self.critic, self.critic_target, self.hp.tau)
         polyak_update(self.actor, self.actor_target, self.hp.tau)
+        return losses
 
     def critic_loss(self, batch: Batch) -> Tensor:
+        """(Q1(s, a) - y)^2 + (Q2(s, a) - y)^2, batch mean, 0-d.
+
+        y = r + gamma not_done min(Q1', Q2')(s', a'), by the target networks, where a' is the action
+        of the best component at s' with clipped noise (Fujimoto et al., TD3, ICML 2018).
+        """
         with torch.no_grad():
             next_action, _ = self.best_component(self.actor_target, batch.next_state)
             noise = torch.empty_like(next_action).normal_(std=self.hp.target_noise)
             noise = noise.clamp(-self.hp.target_noise_clip, self.hp.target_noise_clip)
-            next_action = (next_action + noise).clamp(-self.max_action, self.max_action)
+            bound = self.spec.max_action
+            next_action = (next_action + noise).clamp(-bound, bound)
             next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
             target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
+        """w (|mu(s, z) - a|^2 + beta KL(q(z|s, a) || p(z|s))), batch mean, 0-d.
+
+        z ~ q(z|s, a) by Gumbel-softmax; p(z|s) is the softmax of the components' values; w are the
+        advantage weights. This is the weighted variational lower bound of Osa et al. 2023.
+        """
         state, action = batch.state, batch.action
         with torch.no_grad():
-            advantage = self.advantage(state, action)
-            weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
+            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
             _, values = self.component_values(self.actor, state)
             log_prior = values.T.log_softmax(-1)
         logits = self.posterior(state, action)
@@ -140,18 +150,24 @@ class DMPO(Policy):
         kl = (log_posterior.exp() * (log_posterior - log_prior)).sum(-1)
         return (weight * (error + self.hp.kl_weight * kl)).mean()
 
-    def info_loss(self, state: Tensor) -> Tensor:
+    def info_loss(self, batch: Batch) -> Tensor:
+        """-log g(z|s, mu(s, z)) with z uniform over the components, batch mean, 0-d.
+
+        Minimising it raises a lower bound of the mutual information of z and (s, a), as InfoGAN
+        does (Chen et al., NeurIPS 2016).
+        """
+        state = batch.state
         component = torch.randint(self.hp.latent_disc_dim, (len(state),), device=state.device)
         action = self.actor(state, self.components[component, 0])
         return F.cross_entropy(self.info_posterior(state, action), component)
 
-    def advantage(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q(s, a) - max_z Q(s, mu_target(s, z)): (B,)."""
-        _, best_value = self.best_component(self.actor_target, state)
-        return self.pessimistic(self.critic(state, action)) - best_value
+    def advantage(self, batch: Batch) -> Tensor:
+        """Q(s, a) - max_z Q(s, mu_target(s, z)), both by the online critic: (B,)."""
+        _, best_value = self.best_component(self.actor_target, batch.state)
+        return self.pessimistic(self.critic(batch.state, batch.action)) - best_value
 
     def pessimistic(self, values: tuple[Tensor, Tensor]) -> Tensor:
-        """One value of the twins': the lower."""
+        """One value from the twins': the lower."""
         return torch.minimum(*values)
 
     def component_values(self, actor: Actor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,24 +184,26 @@ class DMPO(Policy):
     def act(self, state: Tensor) -> Tensor:
         return self.best_component(self.actor, state)[0]
 
-    # What the paper's figures show. All take and return NumPy arrays; states are normalised.
+    # For the paper's figures. These take and return NumPy arrays; states are normalised.
 
     @torch.no_grad()
     def assign_components(
         self, states: np.ndarray, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The component q(z|s, a) gives dataset pairs, (n,) int64, and their advantages, (n,)."""
-        state, action = self.tensor(states), self.tensor(actions)
+        """The component that q(z|s, a) gives each pair, (n,) int64, and its advantage, (n,)."""
+        state, action = self.to_tensor(states), self.to_tensor(actions)
         component = self.posterior(state, action).argmax(-1)
-        return component.cpu().numpy(), self.advantage(state, action).cpu().numpy()
+        blank = torch.zeros(len(state), device=self.device)
+        advantage = self.advantage(Batch(state, action, state, blank, blank))
+        return self.to_array(component), self.to_array(advantage)
 
     @torch.no_grad()
     def values_of_components(self, states: np.ndarray) -> np.ndarray:
         """Value of every component at every state, (n, K)."""
-        _, values = self.component_values(self.actor, self.tensor(states))
-        return values.T.cpu().numpy()
+        _, values = self.component_values(self.actor, self.to_tensor(states))
+        return self.to_array(values.T)
 
     @torch.no_grad()
     def select_action_of(self, states: np.ndarray, component: int) -> np.ndarray:
         """Act with one component whatever its value: (n, S) -> (n, A)."""
-        return self.actor(self.tensor(states), self.components[component]).cpu().numpy()
+        return self.to_array(self.actor(self.to_tensor(states), self.components[component]))

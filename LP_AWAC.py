@@ -1,8 +1,9 @@
 """LP_AWAC: a latent policy on a weighted conditional VAE, the baseline of Osa et al. (TMLR 2023).
 
 After Chen et al., LAPO: Latent-Variable Advantage-Weighted Policy Optimization for Offline RL,
-NeurIPS 2022. A conditional VAE learns the dataset's actions, weighted by advantage; a deterministic
-policy acts in its continuous latent space. The target decoder decodes every action.
+NeurIPS 2022, https://arxiv.org/abs/2203.08949. A conditional VAE learns the dataset's actions,
+weighted by advantage. A deterministic policy acts in its continuous latent space, and the target
+decoder decodes every action.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,16 @@ from torch import Tensor, nn
 from utils import (
     MLP,
     Batch,
+    Count,
+    Fraction,
+    NonNegative,
     Policy,
-    ReplayBuffer,
+    Positive,
+    PositiveFraction,
+    RunSpec,
     TwinCritic,
     ValueFunction,
+    WeightType,
     adam,
     advantage_weight,
     call_frozen,
@@ -31,16 +38,16 @@ from utils import (
 
 @dataclass
 class Hyperparameters:
-    discount: float = 0.99  # gamma
-    tau: float = 0.005  # Polyak step of the targets
-    hidden: tuple[int, ...] = (256, 256)
-    learning_rate: float = 3e-4
-    scale: float = 10.0  # of the advantages
-    weight_type: str = ""
-    max_latent_action: float = 2.0  # bound of the latent policy
+    discount: Fraction = 0.99  # gamma, per step
+    tau: PositiveFraction = 0.005  # Polyak step of the target networks
+    hidden: tuple[Count, ...] = (256, 256)  # units of each hidden layer
+    learning_rate: Positive = 3e-4  # of Adam
+    scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
+    weight_type: WeightType = ""  # of the advantage weights; "" is adapt
+    max_latent_action: Positive = 2.0  # bound of the latent policy
     no_noise: bool = False  # no noise on latent actions in the targets of V
-    latent_noise: float = 0.1  # its std
-    latent_noise_clip: float = 0.2
+    latent_noise: NonNegative = 0.1  # std of that noise
+    latent_noise_clip: NonNegative = 0.2  # its bound
 
 
 class CVAE(nn.Module):
@@ -61,19 +68,15 @@ class LP_AWAC(Policy):
     """See the module's docstring; the interface is `utils.Policy`'s."""
 
     def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        max_action: float,
-        hyperparameters: Hyperparameters,
-        device: torch.device | str = "cpu",
+        self, spec: RunSpec, hyperparameters: Hyperparameters, device: torch.device | str = "cpu"
     ):
-        super().__init__(device)
-        self.hp = hp = hyperparameters
-        self.cvae = CVAE(state_dim, action_dim, hp.hidden).to(device)
-        self.actor = MLP([state_dim], hp.hidden, 2 * action_dim).to(device)
-        self.critic = TwinCritic(state_dim, action_dim, hp.hidden).to(device)
-        self.value = ValueFunction(state_dim, hp.hidden).to(device)
+        super().__init__(spec, hyperparameters, device)
+        hp = hyperparameters
+        sizes = spec.state_dim, spec.action_dim
+        self.cvae = CVAE(*sizes, hp.hidden).to(device)
+        self.actor = MLP([spec.state_dim], hp.hidden, 2 * spec.action_dim).to(device)
+        self.critic = TwinCritic(*sizes, hp.hidden).to(device)
+        self.value = ValueFunction(spec.state_dim, hp.hidden).to(device)
         self.cvae_target = make_target(self.cvae)
         self.actor_target = make_target(self.actor)
         self.critic_target = make_target(self.critic)
@@ -81,28 +84,31 @@ class LP_AWAC(Policy):
         self.cvae_optimizer = adam([self.cvae], hp.learning_rate)
         self.actor_optimizer = adam([self.actor], hp.learning_rate)
 
-    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
-        self.total_it += 1
-        batch = replay_buffer.sample(batch_size)
-        critic_loss, value_loss = self.critic_loss(batch), self.value_loss(batch.state)
-        self.losses = {"critic": critic_loss, "value": value_loss}
-        minimize(critic_loss + value_loss, self.critic_optimizer)
-        self.losses["cvae"] = self.cvae_loss(batch)
-        minimize(self.losses["cvae"], self.cvae_optimizer)
-        self.losses["actor"] = self.actor_loss(batch.state)
-        minimize(self.losses["actor"], self.actor_optimizer)
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        losses = {"critic": self.critic_loss(batch), "value": self.value_loss(batch)}
+        minimize(losses["critic"] + losses["value"], self.critic_optimizer)
+        losses["cvae"] = self.cvae_loss(batch)
+        minimize(losses["cvae"], self.cvae_optimizer)
+        losses["actor"] = self.actor_loss(batch)
+        minimize(losses["actor"], self.actor_optimizer)
         polyak_update(self.critic, self.critic_target, self.hp.tau)
         polyak_update(self.actor, self.actor_target, self.hp.tau)
         polyak_update(self.cvae, self.cvae_target, self.hp.tau)
-        return critic_loss.detach()
+        return losses
 
     def critic_loss(self, batch: Batch) -> Tensor:
+        """(Q1(s, a) - y)^2 + (Q2(s, a) - y)^2, batch mean, 0-d; y = r + gamma not_done V(s')."""
         with torch.no_grad():
             next_value = self.value(batch.next_state)
             target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
 
-    def value_loss(self, state: Tensor) -> Tensor:
+    def value_loss(self, batch: Batch) -> Tensor:
+        """(V(s) - min(Q1', Q2')(s, a'))^2, batch mean, 0-d.
+
+        a' is decoded from the target policy's latent action with clipped noise.
+        """
+        state = batch.state
         with torch.no_grad():
             latent = self.latent_action(self.actor_target, state)
             if not self.hp.no_noise:
@@ -113,6 +119,10 @@ class LP_AWAC(Policy):
         return F.mse_loss(self.value(state), target)
 
     def cvae_loss(self, batch: Batch) -> Tensor:
+        """w (|decoded a - a|^2 + KL(q(u|s, a) || N(0, 1))), batch mean, 0-d.
+
+        The advantage-weighted lower bound of Chen et al.
+        """
         with torch.no_grad():
             weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
         mean, log_var = self.cvae.encode(batch.state, batch.action)
@@ -120,15 +130,16 @@ class LP_AWAC(Policy):
         error = (self.cvae.decoder(batch.state, latent) - batch.action).square().sum(-1)
         return (weight * (error + kl_to_standard_normal(mean, log_var))).mean()
 
-    def actor_loss(self, state: Tensor) -> Tensor:
+    def actor_loss(self, batch: Batch) -> Tensor:
+        """-Q1(s, a) of the latent policy's decoded action, batch mean, 0-d (Chen et al.)."""
+        state = batch.state
         action = self.decode(state, self.latent_action(self.actor, state))
         return -call_frozen(self.critic.q1, state, action).mean()
 
     def advantage(self, batch: Batch) -> Tensor:
-        """r + gamma Q(s', pi(s')) - V(s), by the targets: (B,)."""
-        next_action = self.decode(
-            batch.next_state, self.latent_action(self.actor_target, batch.next_state)
-        )
+        """r + gamma not_done min(Q1', Q2')(s', pi'(s')) - V(s): (B,)."""
+        latent = self.latent_action(self.actor_target, batch.next_state)
+        next_action = self.decode(batch.next_state, latent)
         next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
         return (
             batch.reward + self.hp.discount * batch.not_done * next_value - self.value(batch.state)
@@ -147,5 +158,5 @@ class LP_AWAC(Policy):
 
 
 def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, var) || N(0, 1)) summed over the last dimension."""
+    """KL(N(mean, var) || N(0, 1)), summed over the last dimension: (..., U) -> (...)."""
     return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(-1)

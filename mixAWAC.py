@@ -14,11 +14,17 @@ from torch.distributions import Normal
 from utils import (
     MLP,
     Batch,
+    Count,
+    Fraction,
     GaussianActor,
     LatentEmbedding,
+    NonNegative,
     Policy,
-    ReplayBuffer,
+    Positive,
+    PositiveFraction,
+    RunSpec,
     TwinCritic,
+    WeightType,
     adam,
     advantage_weight,
     log_prob,
@@ -33,19 +39,19 @@ from utils import (
 
 @dataclass
 class Hyperparameters:
-    discount: float = 0.99  # gamma
-    tau: float = 0.005  # Polyak step of the targets
-    policy_freq: int = 2  # critic updates per policy update
-    hidden: tuple[int, ...] = (256, 256)
-    learning_rate: float = 3e-4
-    latent_disc_dim: int = 8  # K, components of the mixture
-    temperature: float = 0.67  # of the Gumbel-softmax
-    scale: float = 10.0  # of the advantages
-    weight_type: str = ""
+    discount: Fraction = 0.99  # gamma, per step
+    tau: PositiveFraction = 0.005  # Polyak step of the target networks
+    policy_freq: Count = 2  # critic updates per policy update
+    hidden: tuple[Count, ...] = (256, 256)  # units of each hidden layer
+    learning_rate: Positive = 3e-4  # of Adam
+    latent_disc_dim: Count = 8  # K, components of the mixture
+    temperature: Positive = 0.67  # of the Gumbel-softmax
+    scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
+    weight_type: WeightType = ""  # of the advantage weights; "" is adapt
 
 
 class MixtureActor(nn.Module):
-    """alpha(s) and K Gaussians: states (B, S) and latents (B, K) -> a Normal over (B, A)."""
+    """alpha(s) and K Gaussians: states (B, S), latents (B, K) -> a Normal over (B, A)."""
 
     def __init__(
         self,
@@ -86,37 +92,33 @@ class mixAWAC(Policy):
     """See the module's docstring; the interface is `utils.Policy`'s."""
 
     def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        max_action: float,
-        hyperparameters: Hyperparameters,
-        device: torch.device | str = "cpu",
+        self, spec: RunSpec, hyperparameters: Hyperparameters, device: torch.device | str = "cpu"
     ):
-        super().__init__(device)
-        self.hp = hp = hyperparameters
-        self.actor = MixtureActor(
-            state_dim, action_dim, hp.latent_disc_dim, hp.hidden, max_action
-        ).to(device)
-        self.critic = TwinCritic(state_dim, action_dim, hp.hidden).to(device)
+        super().__init__(spec, hyperparameters, device)
+        hp = hyperparameters
+        sizes = spec.state_dim, spec.action_dim
+        self.actor = MixtureActor(*sizes, hp.latent_disc_dim, hp.hidden, spec.max_action).to(device)
+        self.critic = TwinCritic(*sizes, hp.hidden).to(device)
         self.actor_target = make_target(self.actor)
         self.critic_target = make_target(self.critic)
         self.critic_optimizer = adam([self.critic], hp.learning_rate)
         self.actor_optimizer = adam([self.actor], hp.learning_rate)
 
-    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
-        self.total_it += 1
-        batch = replay_buffer.sample(batch_size)
-        self.losses = {"critic": self.critic_loss(batch)}
-        minimize(self.losses["critic"], self.critic_optimizer)
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        losses = {"critic": self.critic_loss(batch)}
+        minimize(losses["critic"], self.critic_optimizer)
         if self.total_it % self.hp.policy_freq == 0:
-            self.losses["actor"] = self.actor_loss(batch)
-            minimize(self.losses["actor"], self.actor_optimizer)
+            losses["actor"] = self.actor_loss(batch)
+            minimize(losses["actor"], self.actor_optimizer)
             polyak_update(self.critic, self.critic_target, self.hp.tau)
             polyak_update(self.actor, self.actor_target, self.hp.tau)
-        return self.losses["critic"].detach()
+        return losses
 
     def critic_loss(self, batch: Batch) -> Tensor:
+        """(Q1(s, a) - y)^2 + (Q2(s, a) - y)^2, batch mean, 0-d.
+
+        y = r + gamma not_done min(Q1', Q2')(s', a') with a' ~ pi_target(s'), one sample.
+        """
         with torch.no_grad():
             next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
             next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
@@ -124,16 +126,16 @@ class mixAWAC(Policy):
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
+        """-w log sum_k alpha_k(s) N(a; mu_k, sigma_k), batch mean, 0-d; w: advantage weights."""
         with torch.no_grad():
-            advantage = self.advantage(batch.state, batch.action)
-            weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
+            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
         return -(weight * self.actor.log_prob(batch.state, batch.action)).mean()
 
-    def advantage(self, state: Tensor, action: Tensor) -> Tensor:
+    def advantage(self, batch: Batch) -> Tensor:
         """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""
-        policy_action = self.actor_target.sample(state, self.hp.temperature)
-        actions = torch.stack([action, policy_action])
-        value, policy_value = torch.minimum(*self.critic_target(state, actions))
+        policy_action = self.actor_target.sample(batch.state, self.hp.temperature)
+        actions = torch.stack([batch.action, policy_action])
+        value, policy_value = torch.minimum(*self.critic_target(batch.state, actions))
         return value - policy_value
 
     def act(self, state: Tensor) -> Tensor:

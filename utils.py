@@ -1,21 +1,41 @@
-"""The replay buffer, and the few pieces that several policies share."""
+"""The replay buffer, pieces of networks and losses that policies share, and their base class."""
 
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.func import functional_call
+from torch.optim import Optimizer
+
+from speed import products
+from speed.memory import keep_freed_memory
 
 LOG_STD_RANGE = (-5.0, 0.0)
-FEW_MULTIPLICATIONS = 400_000  # of a product that takes less time than oneDNN's call itself
+
+
+class Range(NamedTuple):
+    """Values that an option accepts: at least `low` (more, if `open_low`), at most `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+
+# Types of hyperparameters. The command line checks them.
+Count = Annotated[int, Range(1, 1_000_000)]
+Fraction = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
+NonNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, open_low=True)]
+WeightType = Literal["", "adapt", "clamp", "raw"]
 
 
 class Batch(NamedTuple):
@@ -37,9 +57,9 @@ class ReplayBuffer:
         states, next_states: (N, S).
         actions: (N, A).
         rewards: (N,).
-        terminals: (N,) 1 where the episode ended (not where it was cut).
-        device: where the data lives and the batches are made.
-        seed: of the sampling.
+        terminals: (N,) 1 where the episode ended (not where a time limit cut it).
+        device: holds the data and the batches.
+        seed: for sampling.
     """
 
     def __init__(
@@ -64,12 +84,12 @@ class ReplayBuffer:
         return len(self.rows)
 
     def normalize_states(self, epsilon: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-        """Make states and next states (s - mean) / (std + epsilon), over the whole dataset.
+        """Replace states and next states by (s - mean) / (std + epsilon), over the whole dataset.
 
-        A coordinate that never changes has no std and becomes 0, up to the rounding of its mean.
+        A constant coordinate has a std of 0 and becomes 0, up to the rounding of its mean.
 
         Returns:
-            mean and std + epsilon, (S,) float32 each, to treat observations alike in evaluation.
+            mean and std + epsilon, (S,) float32 each, for the observations of an evaluation.
         """
         state, _, next_state, _, _ = self.rows.split(self._sizes, dim=1)
         std, mean = torch.std_mean(state, dim=0, correction=0)
@@ -124,93 +144,14 @@ class MLP(nn.Module):
             layers += [nn.Linear(size, following), nn.ReLU(inplace=True)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], output_dim))
         self._linears = [self.first, *(one for one in self.rest if isinstance(one, nn.Linear))]
-        # Whoever edits the layers above gets PyTorch's path, which takes any.
+        # Layers that somebody edits above run in PyTorch, which takes any.
         self._is_plain = [type(one) for one in self.rest] == [nn.ReLU, nn.Linear] * len(hidden)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        if self._is_plain and is_onednn(inputs[0]):
-            return self._forward_onednn(inputs)
+        """(..., I) each -> (..., output_dim)."""
+        if self._is_plain and products.is_onednn(inputs[0]):
+            return products.mlp(self._linears, inputs)
         return self.rest(self.first(*inputs))
-
-    def _forward_onednn(self, inputs: Sequence[Tensor]) -> Tensor:
-        """As `self.rest(self.first(*inputs))`, in half the time on some CPUs."""
-        linears = self._linears
-        if all(part.shape[:-1] == inputs[0].shape[:-1] for part in inputs):
-            hidden = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0].contiguous()
-        else:
-            hidden = self.first(*inputs).relu_()
-            linears = linears[1:]
-        parameters = [p for layer in linears for p in (layer.weight, layer.bias)]
-        if torch.is_grad_enabled():
-            return OneDNNLayers.apply(hidden, *parameters)
-        return onednn_layers(hidden, parameters)[-1]
-
-
-# A CPU's float32 matrix products. F.linear takes MKL's, which on AMD's processors need twice the
-# time of oneDNN's (benchmarks/README.md).
-
-
-def is_onednn(tensor: Tensor) -> bool:
-    """Whether oneDNN multiplies such a tensor (not under `torch.backends.mkldnn.flags(False)`)."""
-    if torch.compiler.is_compiling():  # it chooses by itself
-        return False
-    is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return is_cpu_float and torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
-
-
-def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
-    """F.linear, then a ReLU if asked to: (..., I), (O, I), (O,) -> (..., O). Has no gradient."""
-    if input.numel() // input.shape[-1] * weight.numel() <= FEW_MULTIPLICATIONS:
-        output = F.linear(input, weight, bias)
-        return output.relu_() if relu else output
-    activation = "relu" if relu else "none"
-    return torch.ops.mkldnn._linear_pointwise(
-        without_gaps(input), without_gaps(weight), bias, activation, [], ""
-    )
-
-
-def without_gaps(matrix: Tensor) -> Tensor:
-    """oneDNN takes a thousand times as long for a matrix with gaps, as columns of a batch have."""
-    is_dense = matrix.is_contiguous() or matrix.mT.is_contiguous()
-    return matrix if is_dense else matrix.contiguous()
-
-
-def onednn_layers(input: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The input and the outputs of all layers; `parameters` alternates weights and biases."""
-    outputs = [input]
-    for i in range(0, len(parameters), 2):
-        is_hidden = i + 2 < len(parameters)
-        input = fast_linear(input, parameters[i], parameters[i + 1], relu=is_hidden)
-        outputs.append(input)
-    return outputs
-
-
-class OneDNNLayers(torch.autograd.Function):
-    """The last of `onednn_layers`, with its gradients."""
-
-    @staticmethod
-    def forward(ctx, input: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = onednn_layers(input, parameters)
-        ctx.save_for_backward(*outputs, *parameters[::2])
-        return outputs[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.saved_tensors) // 2
-        outputs, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
-        needs_input, *needs_parameter = ctx.needs_input_grad
-        by_parameter: list[Tensor | None] = [None] * (2 * count)
-        for i in reversed(range(count)):
-            if i + 1 < count:
-                gradient = torch.ops.aten.threshold_backward(gradient, outputs[i + 1], 0)
-            rows = gradient.flatten(0, -2)
-            if needs_parameter[2 * i]:
-                by_parameter[2 * i] = fast_linear(rows.t(), outputs[i].flatten(0, -2).t(), None)
-                by_parameter[2 * i + 1] = rows.sum(0)
-            if i or needs_input:
-                gradient = fast_linear(gradient, weights[i].t(), None)
-        return gradient if needs_input else None, *by_parameter
 
 
 class ValueFunction(MLP):
@@ -239,7 +180,7 @@ class TwinCritic(nn.Module):
 
 
 class LatentEmbedding(nn.Module):
-    """How a latent z enters a policy: Linear(K -> state_dim), ReLU; (..., K) -> (..., S)."""
+    """Embeds a latent z for a policy: Linear(K -> state_dim), ReLU; (..., K) -> (..., S)."""
 
     def __init__(self, latent_dim: int, state_dim: int):
         super().__init__()
@@ -276,9 +217,9 @@ class GaussianActor(nn.Module):
 
 
 def sample(policy: Normal, shape: Sequence[int] = ()) -> Tensor:
-    """Actions (*shape, ..., A) of Normals over (..., A), for use where nothing is learned.
+    """Actions (*shape, ..., A) drawn from Normals over (..., A), without a gradient.
 
-    `Normal.sample` would read the deviations back to check them, and so wait for the device.
+    Unlike `Normal.sample` it does not wait for the device, where that checks the deviations.
     """
     noise = torch.randn(*shape, *policy.mean.shape, device=policy.mean.device)
     return torch.addcmul(policy.mean, policy.stddev, noise)
@@ -302,10 +243,11 @@ def td_target(batch: Batch, next_value: Tensor, discount: float) -> Tensor:
     return torch.addcmul(batch.reward, batch.not_done, next_value, value=discount)
 
 
-def advantage_weight(advantage: Tensor, scale: float, weight_type: str = "") -> Tensor:
-    """Weights of the policy's regression, from a batch's advantages (B,).
+def advantage_weight(advantage: Tensor, scale: float, weight_type: WeightType = "") -> Tensor:
+    """Weights of the policy's regression (Osa et al. 2023, advantage normalisation): (B,) -> (B,).
 
     Args:
+        advantage: A of a batch, (B,).
         scale: alpha of the paper; 0 makes all weights 1.
         weight_type: "" or "adapt": exp(scale (A - max A) / (max A - min A)) over its batch mean;
             "clamp": exp(scale A) in [0, 100]; "raw": exp(scale (A - max A)) over its batch mean.
@@ -315,7 +257,7 @@ def advantage_weight(advantage: Tensor, scale: float, weight_type: str = "") -> 
     lowest, highest = advantage.aminmax()
     below_best = advantage - highest
     if weight_type != "raw":
-        # Equal advantages have no width; any positive one gives them equal weights.
+        # Equal advantages have a width of 0; any positive one gives them equal weights.
         width = highest - lowest
         below_best = below_best / width.clamp(min=torch.finfo(advantage.dtype).tiny)
     weight = (scale * below_best).exp()
@@ -354,71 +296,135 @@ def polyak_update(network: nn.Module, target: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MB of freed memory, so that no step asks the kernel for it anew.
+@dataclass(frozen=True)
+class RunSpec:
+    """What a policy must know of its run; none of it is for a person to edit.
 
-    glibc returns freed memory beyond twice the largest block so far that it mapped and freed, and
-    adapts to blocks of up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). A block of nearly that size,
-    never touched, costs nothing; other C libraries do not mind it.
+    Attributes:
+        state_dim: S.
+        action_dim: A.
+        max_action: bound of every action.
+        reward_range: lowest and highest reward of the dataset, as the policy trains on it.
+        train_steps: length of the run.
+        is_antmaze: an episode has one reward, at its end.
     """
-    torch.empty(32_000_000, dtype=torch.uint8)
+
+    state_dim: int
+    action_dim: int
+    max_action: float = 1.0
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    train_steps: int = 1_000_000
+    is_antmaze: bool = False
 
 
 class Policy:
-    """What the loop expects of a policy, and what all policies do alike.
+    """Base class of the policies: it counts, samples, and saves; they `update` and `act`.
 
-    A policy is made with `(state_dim, action_dim, max_action, hyperparameters, device)`. Its
-    networks, targets, optimisers and schedules are attributes; `state_dict` finds them there.
+    Networks, targets, optimisers and schedules are attributes, or stand in lists or dicts that
+    are; `state_dict` finds them there.
+
+    Args:
+        spec: sizes, bounds and length of the run.
+        hyperparameters: the policy module's `Hyperparameters`.
+        device: of all networks and batches.
 
     Attributes:
-        losses: the losses of the last train step by network, 0-d tensors on the device.
         total_it: train steps so far.
     """
 
-    def __init__(self, device: torch.device | str):
-        self.device = torch.device(device)
-        keep_freed_memory()
-        self.losses: dict[str, Tensor] = {}
-        self.total_it = 0
+    depends_on_train_steps = False  # True where the run's length changes what a step computes
 
-    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> Tensor:
-        """One train step; returns the critic loss, a 0-d tensor on the device."""
+    def __init__(self, spec: RunSpec, hyperparameters: Any, device: torch.device | str = "cpu"):
+        self.spec = spec
+        self.hp = hyperparameters
+        self.device = torch.device(device)
+        self.total_it = 0
+        keep_freed_memory()
+
+    @staticmethod
+    def training_rewards(rewards: np.ndarray, is_antmaze: bool) -> np.ndarray:
+        """Rewards as this policy trains on them, (N,) -> (N,): r - 1 on antmaze, else r."""
+        return rewards - 1 if is_antmaze else rewards
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step of every optimiser that is due; returns the losses by name, 0-d tensors."""
         raise NotImplementedError
 
     def act(self, state: Tensor) -> Tensor:
         """Actions of the deterministic policy that is evaluated: (n, S) -> (n, A)."""
         raise NotImplementedError
 
+    def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> dict[str, Tensor]:
+        """One train step; returns its losses by name, detached 0-d tensors on the device."""
+        self.total_it += 1
+        losses = self.update(replay_buffer.sample(batch_size))
+        return {name: loss.detach() for name, loss in losses.items()}
+
     @torch.inference_mode()  # a twentieth faster than no_grad for the few states of an evaluation
     def select_action(self, states: np.ndarray) -> np.ndarray:
         """(n, S) normalised states -> (n, A) float32 actions."""
-        return self.act(self.tensor(states)).cpu().numpy()
+        return self.to_array(self.act(self.to_tensor(states)))
 
-    def tensor(self, array: np.ndarray) -> Tensor:
+    def to_tensor(self, array: np.ndarray) -> Tensor:
         """An array as float32 on the policy's device."""
         return torch.as_tensor(array, dtype=torch.float32).to(self.device)
 
+    @staticmethod
+    def to_array(tensor: Tensor) -> np.ndarray:
+        """A tensor as an array. This waits for the device."""
+        return tensor.detach().cpu().numpy()
+
+    def parts(self) -> dict[str, Any]:
+        """Networks, targets, optimisers and schedules by name; "critics.0" is from a list."""
+        return dict(_parts_in(vars(self), ""))
+
     def networks(self) -> dict[str, nn.Module]:
         """All networks and targets, by name."""
-        return {name: part for name, part in vars(self).items() if isinstance(part, nn.Module)}
+        return {name: part for name, part in self.parts().items() if isinstance(part, nn.Module)}
 
-    def _parts(self) -> dict:
-        return {name: part for name, part in vars(self).items() if hasattr(part, "state_dict")}
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to resume: networks, targets, optimisers, schedules, counter.
 
-    def state_dict(self) -> dict:
-        """Everything a run needs to go on: networks, targets, optimisers, schedules, counter."""
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return parts | {"total_it": self.total_it}
+        Raises:
+            ValueError: an optimiser holds a parameter of no saved network.
+        """
+        parts = self.parts()
+        self._check_all_are_saved(parts)
+        states = {name: part.state_dict() for name, part in parts.items()}
+        return states | {"total_it": self.total_it}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
             KeyError, RuntimeError, ValueError: it is of another policy or of other sizes.
         """
-        parts = self._parts()
+        parts = self.parts()
         if state.keys() != {*parts, "total_it"}:
             raise KeyError(f"a state of {sorted(state)} cannot be loaded into {sorted(parts)}")
         for name, part in parts.items():
             part.load_state_dict(state[name])
         self.total_it = state["total_it"]
+
+    def _check_all_are_saved(self, parts: dict[str, Any]) -> None:
+        networks = [part for part in parts.values() if isinstance(part, nn.Module)]
+        saved = {id(parameter) for network in networks for parameter in network.parameters()}
+        for name, part in parts.items():
+            if isinstance(part, Optimizer) and any(
+                id(p) not in saved for group in part.param_groups for p in group["params"]
+            ):
+                raise ValueError(
+                    f"{type(self).__name__}.{name} trains a parameter of no network that is saved: "
+                    "keep every network in an attribute, a list or a dict of the policy"
+                )
+
+
+def _parts_in(items: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, item in items.items():
+        name = f"{prefix}{key}"
+        if hasattr(item, "state_dict"):
+            yield name, item
+        elif isinstance(item, dict):
+            yield from _parts_in(item, f"{name}.")
+        elif isinstance(item, (list, tuple)):
+            yield from _parts_in(dict(enumerate(item)), f"{name}.")

@@ -1,45 +1,29 @@
-"""How train steps run: one by one, or on a GPU a whole unit of them at a time, as a CUDA graph."""
+"""Train steps on a GPU, a whole unit of them at a time, as a CUDA graph."""
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from experiment.errors import RunError
-from utils import Policy, ReplayBuffer
+if TYPE_CHECKING:
+    from utils import Policy, ReplayBuffer
 
 WARM_UP_UNITS = 3  # before a capture; they make the optimisers' state and the libraries' handles
 
 Losses = dict[str, Tensor]
 
 
-class TrainSteps:
-    """Runs train steps one by one."""
-
-    def __init__(self, policy: Policy, replay_buffer: ReplayBuffer, batch_size: int):
-        self.policy = policy
-        self.replay_buffer = replay_buffer
-        self.batch_size = batch_size
-
-    def __call__(self, most: int) -> list[Losses]:
-        """Train one step, or several but at most `most`; returns the losses of each."""
-        return self.run(1)
-
-    def run(self, steps: int) -> list[Losses]:
-        """Train so many steps; returns the losses of each."""
-        policy, losses = self.policy, []
-        for _ in range(steps):
-            policy.train(self.replay_buffer, self.batch_size)
-            # Detached, so that no step is tied to the autograd graph of the one before.
-            policy.losses = {name: loss.detach() for name, loss in policy.losses.items()}
-            losses.append(policy.losses)
-        return losses
+class CaptureError(Exception):
+    """A policy's train steps cannot become a CUDA graph; the message says why, in one line."""
 
 
-class CapturedTrainSteps(TrainSteps):
+class CapturedTraining:
     """Runs train steps in units, which start together as one CUDA graph.
 
     A unit is `policy_freq` steps, sampling included, the last of which updates the policy. Where
@@ -47,23 +31,33 @@ class CapturedTrainSteps(TrainSteps):
     """
 
     def __init__(self, policy: Policy, replay_buffer: ReplayBuffer, batch_size: int):
-        super().__init__(policy, replay_buffer, batch_size)
+        self.policy = policy
+        self.replay_buffer = replay_buffer
+        self.batch_size = batch_size
         self.unit = getattr(policy.hp, "policy_freq", 1)
         self._left_to_warm_up = WARM_UP_UNITS * self.unit
         self._stream = torch.cuda.Stream(policy.device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, most: int) -> list[Losses]:
+        """Train one step, or several but at most `most`; returns the losses of each.
+
+        Raises:
+            CaptureError: no graph of these steps can be made.
+        """
         with self._on_own_stream():
             is_aligned = self.policy.total_it % self.unit == 0
             if self._left_to_warm_up > 0 or not is_aligned or most < self.unit:
                 self._left_to_warm_up -= 1
-                return self.run(1)
+                return self._run(1)
             return self._run_unit()
+
+    def _run(self, steps: int) -> list[Losses]:
+        return [self.policy.train(self.replay_buffer, self.batch_size) for _ in range(steps)]
 
     @contextlib.contextmanager
     def _on_own_stream(self) -> Iterator[None]:
-        """All steps on one stream, as a graph must not depend on what another is still doing."""
+        """All steps on one stream, as a graph must not depend on unfinished work of another."""
         outside = torch.cuda.current_stream(self.policy.device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
@@ -81,9 +75,7 @@ class CapturedTrainSteps(TrainSteps):
             for schedule, updates in self._updates_of_schedules.items():
                 for _ in range(updates):  # the rate that the graph sets is always the first unit's
                     schedule.step()
-        losses = [{name: loss.clone() for name, loss in step.items()} for step in self._losses]
-        self.policy.losses = losses[-1]
-        return losses
+        return [{name: loss.clone() for name, loss in step.items()} for step in self._losses]
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         make_capturable(self.policy)
@@ -92,13 +84,13 @@ class CapturedTrainSteps(TrainSteps):
         graph.register_generator_state(self.replay_buffer.generator)
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._losses = self.run(self.unit)
+                self._losses = self._run(self.unit)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             reason = str(error).split("\n", 1)[0]
-            raise RunError(
-                f"no CUDA graph of {type(self.policy).__name__}'s train steps can be made "
+            raise CaptureError(
+                f"{type(self.policy).__name__}'s train steps cannot become a CUDA graph "
                 f"({reason}): --no_cuda_graph runs them one by one"
             ) from error
         self._updates_of_schedules = {s: s.last_epoch - epoch for s, epoch in before.items()}
@@ -107,12 +99,12 @@ class CapturedTrainSteps(TrainSteps):
 
 def schedules_of(policy: Policy) -> list[LRScheduler]:
     """The schedules of a policy's learning rates."""
-    return [part for part in vars(policy).values() if isinstance(part, LRScheduler)]
+    return [part for part in policy.parts().values() if isinstance(part, LRScheduler)]
 
 
 def make_capturable(policy: Policy) -> None:
     """Let a policy's optimisers run in a graph: learning rates that change are on the device."""
-    for part in vars(policy).values():
+    for part in policy.parts().values():
         if isinstance(part, Optimizer):
             for group in part.param_groups:
                 group["capturable"] = True
