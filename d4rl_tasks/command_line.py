@@ -96,7 +96,8 @@ def run_program(function: Callable[[], int | None]) -> int:
     """Call a program's body and turn the ways it can fail into one line and an exit code.
 
     Returns:
-        the body's exit code (None is 0), 2 for bad input and full disks, 130 for Ctrl-C.
+        the body's exit code (None is 0), an error's own (2 for bad input and full disks), or 130
+        for Ctrl-C.
     """
     try:
         code = function() or 0
@@ -107,13 +108,16 @@ def run_program(function: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError) as error:
+    except UserError as error:
+        print(f"{error.prefix}{printable(error)}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
         return fail(error)
     except MemoryError:
         return fail("out of memory: close other programs, or ask for less")
 
 
-def fail(message: object, code: int = 2) -> int:
-    """Print one `error:` line on stderr; returns the exit code."""
+def fail(message: object) -> int:
+    """Print one `error:` line on stderr; returns the exit code for it."""
     print(f"error: {printable(message)}", file=sys.stderr)
-    return code
+    return 2

@@ -1,11 +1,16 @@
-"""Where else the evaluations go: TensorBoard or Weights & Biases, both optional."""
+"""Further places for the evaluations: TensorBoard or Weights & Biases, both optional."""
 
+import argparse
 import importlib.util
 import io
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from d4rl_tasks.command_line import printable
 from experiment.errors import RunError
 
 if TYPE_CHECKING:
@@ -23,14 +28,15 @@ SCALARS = {
 
 
 def scalars(row: dict[str, float]) -> dict[str, float]:
-    """What is logged of a line of the CSV, by the names that others use."""
+    """A line of the CSV by the names that others use."""
     logged = {name: row[column] * factor for column, (name, factor) in SCALARS.items()}
-    losses = {f"train/{name}": value for name, value in row.items() if name.endswith("_loss")}
-    return logged | losses | {"charts/SPS": row["step"] / max(row["wall_time"], 1e-9)}
+    known = {"step", "wall_time", *SCALARS}
+    others = {f"train/{name}": value for name, value in row.items() if name not in known}
+    return logged | others | {"charts/SPS": row["step"] / max(row["wall_time"], 1e-9)}
 
 
 class Logger(Protocol):
-    """What the loop expects of a logger."""
+    """The interface of a logger."""
 
     def evaluated(self, row: dict[str, float]) -> None:
         """Log a line of the CSV."""
@@ -39,7 +45,7 @@ class Logger(Protocol):
         """Log a run's last line and figures."""
 
     def close(self) -> None:
-        """Write out what is still on its way."""
+        """Write everything that is still buffered."""
 
 
 class NoLogger:
@@ -52,22 +58,47 @@ class NoLogger:
     def close(self) -> None: ...
 
 
+class TolerantLogger:
+    """Passes everything on to a logger until that fails: then the run continues without it."""
+
+    def __init__(self, logger: Logger):
+        self._logger: Logger = logger
+
+    def evaluated(self, row: dict[str, float]) -> None:
+        self._try(lambda: self._logger.evaluated(row))
+
+    def finish(self, row: dict[str, float], figures: "dict[str, Figure]") -> None:
+        self._try(lambda: self._logger.finish(row, figures))
+
+    def close(self) -> None:
+        self._try(self._logger.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # a full disk, a network that is down, the library's own
+            name = type(self._logger).__name__.removesuffix("Logger")
+            print(f"warning: {name} logs nothing more: {printable(error)}", file=sys.stderr)
+            self._logger = NoLogger()
+
+
 class TensorBoardLogger:
     """Writes event files into a folder.
 
     Args:
         folder: of this run.
-        config: what <run>.json says.
-        start: the step that the run goes on from; what the files say of later steps is dropped.
+        config: the content of <run>.json.
+        start: the step at which the run is resumed; later steps in the files are dropped.
     """
 
-    def __init__(self, folder: Path, config: dict, start: int):
+    def __init__(self, folder: Path, config: dict[str, Any], start: int):
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(folder, purge_step=start + 1)
         self._hyperparameters = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in config["hyperparameters"].items()
+            for name, value in config["settings"].items()
+            if not name.endswith("_sha256")
         }
         text = json.dumps(config, indent=4)
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), start)
@@ -91,22 +122,32 @@ class WandbLogger:
     """Sends to Weights & Biases, or with WANDB_MODE=offline writes what `wandb sync` sends later.
 
     Args:
-        run: the run's name.
         run_id: the same in all processes that carry on with one run.
-        config: what <run>.json says.
+        config: the content of <run>.json.
+        project: None takes $WANDB_PROJECT, or "dmpo".
+        group: None puts the seeds of one experiment together.
     """
 
-    def __init__(self, run: str, run_id: str, config: dict):
+    def __init__(self, run_id: str, config: dict[str, Any], project: str | None, group: str | None):
         import wandb
 
         self._wandb = wandb
+        settings = config["settings"]
+        project = project or os.environ.get("WANDB_PROJECT") or PROJECT
+        group = group or f"{settings['policy']} {settings['env']}"
         try:
             self._run = wandb.init(
-                project=PROJECT, name=run, id=run_id, resume="allow", config=config
+                project=project,
+                group=group,
+                name=config["run"],
+                id=run_id,
+                resume="allow",
+                config=config,
             )
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"W&B does not start ({reason}): set WANDB_MODE=offline") from error
+            raise RunError(
+                f"W&B does not start ({printable(error)}): set WANDB_MODE=offline"
+            ) from error
 
     def evaluated(self, row: dict[str, float]) -> None:
         self._run.log(scalars(row), step=row["step"])
@@ -144,10 +185,21 @@ def choose_logger(name: str | None) -> str:
     return name
 
 
-def make_logger(name: str, folder: Path, run_id: str, config: dict, start: int) -> Logger:
-    """The logger of a run; `name` is one of LOGGERS."""
+def make_logger(
+    name: str,
+    folder: Path,
+    run_id: str,
+    config: dict[str, Any],
+    start: int,
+    options: argparse.Namespace,
+) -> Logger:
+    """The logger of a run; `name` is one of LOGGERS.
+
+    Raises:
+        RunError: W&B does not start.
+    """
     if name == "tensorboard":
-        return TensorBoardLogger(folder, config, start)
+        return TolerantLogger(TensorBoardLogger(folder, config, start))
     if name == "wandb":
-        return WandbLogger(config["run"], run_id, config)
+        return TolerantLogger(WandbLogger(run_id, config, options.project, options.group))
     return NoLogger()

@@ -1,18 +1,24 @@
-"""The files of a run in the folders results and models."""
+"""The files of a run in the folders of its results and models."""
 
 import csv
 import glob
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
+import numpy as np
 
 from d4rl_tasks.files import atomic_path
 from experiment.checkpoints import Checkpoints
 from experiment.errors import RunError
 from experiment.files import set_aside
+
+MODELS = Path("models")
+CHANGING = ("max_timesteps", "options", "command", "versions", "git_commit", "device")
 
 
 class Results:
@@ -22,28 +28,29 @@ class Results:
 
     Attributes:
         rows: the lines of the CSV, one for each evaluation.
-        critic_losses: the mean critic loss of every window.
+        losses: the mean of the logged loss in every window.
     """
 
-    def __init__(self, policy: str, run: str):
+    def __init__(self, folder: Path, policy: str, run: str):
         self.run = run
-        folder = Path("results") / policy
-        self.config_path = folder / f"{run}.json"
-        self.csv_path = folder / f"{run}.csv"
+        self.folder = folder / policy
+        self.config_path = self.folder / f"{run}.json"
+        self.csv_path = self.folder / f"{run}.csv"
         self.text_paths = {
-            name: folder / f"{run}_{name}.txt" for name in ("d4rl", "return", "critic_loss_log")
+            name: self.folder / f"{run}_{name}.txt"
+            for name in ("d4rl", "return", "critic_loss_log")
         }
-        self.lock_path = folder / f"{run}.lock"
-        self.model_path = Path("models") / f"{run}.pt"
-        self.checkpoints = Checkpoints(Path("models") / f"{run}.ckpt")
+        self.lock_path = self.folder / f"{run}.lock"
+        self.model_path = MODELS / f"{run}.safetensors"
+        self.best_model_path = MODELS / f"{run}.best.safetensors"
+        self.checkpoints = Checkpoints(MODELS / f"{run}.checkpoint.safetensors")
         self.tensorboard_folder = Path("tensorboard") / run
         self.rows: list[dict[str, float]] = []
-        self.critic_losses: list[float] = []
+        self.losses: list[float] = []
 
     def _paths(self) -> list[Path]:
         results = [self.config_path, self.csv_path, *self.text_paths.values()]
-        models = [self.model_path, *self.checkpoints.paths]
-        return [*results, *models, self.tensorboard_folder]
+        return [*results, self.model_path, self.best_model_path, *self.checkpoints.paths]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -54,7 +61,7 @@ class Results:
         """
         lock = filelock.FileLock(self.lock_path)
         try:
-            self.lock_path.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise RunError(
@@ -80,55 +87,91 @@ class Results:
         for path in self._paths():
             if path.exists():
                 set_aside(path)
+        if self.tensorboard_folder.exists():  # not beside the others, where TensorBoard shows it
+            set_aside(self.tensorboard_folder, self.folder / "old")
 
-    def write_config(self, config: dict) -> None:
+    def write_config(self, config: dict[str, Any]) -> None:
         """Write <run>.json."""
         with atomic_path(self.config_path) as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
-    def note_resumption(self, config: dict, step: int) -> None:
-        """Add to <run>.json what is no more as when the run began, or was last resumed."""
+    def update_config(self, config: dict[str, Any], step: int) -> None:
+        """Write <run>.json for a run that is resumed at a step; `earlier` keeps what changes."""
         config = json.loads(json.dumps(config))
         try:
             saved = json.loads(self.config_path.read_text())
-            earlier = saved.get("resumed", [])
-            known = {key: value for part in (saved, *earlier) for key, value in part.items()}
-        except (OSError, ValueError, AttributeError, TypeError):  # somebody has changed it
+            changes = {key: saved[key] for key in CHANGING if saved[key] != config[key]}
+            earlier = list(saved.get("earlier", []))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody changed it
             if self.config_path.exists():
                 set_aside(self.config_path)
             self.write_config(config)
             return
-        changes = {key: value for key, value in config.items() if known.get(key) != value}
         if changes:
-            self.write_config(saved | {"resumed": [*earlier, {"step": step, **changes}]})
+            earlier.append({"until_step": step, **changes})
+        self.write_config(config | ({"earlier": earlier} if earlier else {}))
+
+    def add_evaluation(
+        self,
+        step: int,
+        seconds: float,
+        scores: np.ndarray,
+        returns: np.ndarray,
+        others: dict[str, float],
+    ) -> dict[str, float]:
+        """Add a line to the CSV and write the logs; returns the line.
+
+        Args:
+            scores, returns: (episodes,) of each episode.
+            others: further columns.
+        """
+        row = {
+            "step": step,
+            "wall_time": round(seconds, 3),
+            "score_mean": float(scores.mean()),
+            "score_std": float(scores.std()),
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            **others,
+        }
+        self.rows.append(row)
+        self.write_logs()
+        return row
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last evaluation has the highest score of all."""
+        scores = [row["score_mean"] for row in self.rows]
+        return scores[-1] > max(scores[:-1], default=-math.inf)
 
     def write_logs(self) -> None:
         """Write <run>.csv and the text files, one number a line."""
         columns = {
             "d4rl": [row["score_mean"] for row in self.rows],
             "return": [row["return_mean"] for row in self.rows],
-            "critic_loss_log": self.critic_losses,
+            "critic_loss_log": self.losses,
         }
         for name, values in columns.items():
-            with atomic_path(self.text_paths[name]) as temporary:
-                temporary.write_text("".join(f"{value!r}\n" for value in values))
+            if values:
+                with atomic_path(self.text_paths[name]) as temporary:
+                    temporary.write_text("".join(f"{value!r}\n" for value in values))
         fields = list(dict.fromkeys(field for row in self.rows for field in row))
         with atomic_path(self.csv_path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def restore(self, config: dict) -> None:
-        """Write the files that are missing."""
+    def restore(self, config: dict[str, Any]) -> None:
+        """Write the files of a finished run that are missing."""
         if not self.config_path.exists():
             self.write_config(config)
         if not all(path.exists() for path in (self.csv_path, *self.text_paths.values())):
             self.write_logs()
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The content of the logs."""
-        return {"rows": self.rows, "critic_losses": self.critic_losses}
+        return {"rows": self.rows, "losses": self.losses}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.rows, self.critic_losses = state["rows"], state["critic_losses"]
+        self.rows, self.losses = state["rows"], state["losses"]

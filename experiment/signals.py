@@ -50,5 +50,5 @@ class StopSignals:
         self.received = self.received or number
 
     def is_set(self) -> bool:
-        """Has a signal asked to stop?"""
+        """Whether a signal has asked to stop."""
         return self.received is not None
