@@ -25,7 +25,7 @@ def print_configuration(config: dict[str, Any]) -> None:
 def print_end(row: dict[str, float], path: Path) -> None:
     """Print how a run ended, and where its files are."""
     print(
-        f"score {100 * row["score_mean"]:.1f} ± {100 * row['score_std']:.1f} after {row['step']} "
+        f"score {_percent(row, 'score_mean')} ± {_percent(row, 'score_std')} after {row['step']} "
         f"steps and {row['wall_time']:.0f} s: {path}"
     )
 
@@ -60,7 +60,7 @@ class Progress:
     def evaluated(self, row: dict[str, float]) -> None:
         """Print a line for an evaluation, and show its score."""
         self._shown.pop("evaluating", None)
-        self._show({"score": f"{100 * row['score_mean']:.1f}"})
+        self._show({"score": _percent(row, "score_mean")})
         losses = "  ".join(
             f"{name.removesuffix('_loss')} loss {value:.3f}"
             for name, value in row.items()
@@ -68,7 +68,7 @@ class Progress:
         )
         self._bar.write(
             f"step {row['step']}/{self._steps}  {self._pace(row['step'])}{losses}  "
-            f"score {100 * row["score_mean"]:.1f} ± {100 * row['score_std']:.1f}  "
+            f"score {_percent(row, 'score_mean')} ± {_percent(row, 'score_std')}  "
             f"return {row['return_mean']:.1f}"
         )
 
@@ -90,3 +90,7 @@ class Progress:
     def _show(self, values: dict[str, str]) -> None:
         self._shown |= values
         self._bar.set_postfix(self._shown)
+
+
+def _percent(row: dict[str, float], name: str) -> str:
+    return f"{round(100 * row[name], 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
