@@ -1,13 +1,13 @@
 """Checkpoints: all that a run is, in files of which the last two are kept."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.errors import D4RLTaskError
 from experiment.errors import RunError
-from experiment.files import DamagedError, read_content, set_aside, write_content
+from experiment.files import DamagedError, read_content, set_aside, to_bytes, whole_file
 
 
 class Checkpoints:
@@ -31,18 +31,18 @@ class Checkpoints:
             content: dicts, lists and tuples of tensors, strings, numbers and None.
 
         Raises:
-            RunError: the disk is full or cannot be written; the newest stays as it was.
+            RunError: the disk is full or cannot be written; the newest is as it was, or has become
+                the one before it.
         """
         newest, previous = self.paths
-        written = newest.with_name(f"{newest.name}.new")
-        try:
-            write_content(written, content)
+        data = to_bytes(content)
+        with whole_file(newest) as temporary:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # only a safe file may push the older ones down
             if newest.exists():
                 newest.replace(previous)
-            written.replace(newest)
-        except (D4RLTaskError, OSError) as error:
-            written.unlink(missing_ok=True)
-            raise RunError(f"no checkpoint is written: {error}") from error
 
     def read(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest file that is whole, and its content; None if there is no file.

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path
 from experiment.errors import RunError
 
@@ -20,25 +23,45 @@ class DamagedError(Exception):
     """A file is not whole or not ours; the message follows the file's name: "is empty"."""
 
 
-def write_content(path: Path, content: dict[str, Any]) -> None:
-    """Write dicts, lists and tuples of tensors, strings, numbers and None as one safetensors file.
-
-    Every tensor has its path in the content as its name, such as `policy.actor.network.weight`.
-    The rest is JSON in the file's metadata, with a SHA-256 of all.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """As `d4rl_tasks.files.atomic_path`, for a file of a run.
 
     Raises:
-        D4RLTaskError: the disk is full or cannot be written; the file stays as it was.
+        RunError: the disk is full or cannot be written; the file stays as it was.
     """
-    tensors: dict[str, Tensor] = {}
-    text = json.dumps(_pack(content, tensors, ""))
-    metadata = {"format": FORMAT, "content": text, "sha256": _checksum(text, tensors)}
-    data = safetensors.torch.save(tensors, metadata)
-    with atomic_path(path) as temporary:
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except D4RLTaskError as error:
+        raise RunError(str(error)) from error
+
+
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of `to_bytes`.
+
+    Raises:
+        RunError: the disk is full or cannot be written; the file stays as it was.
+    """
+    data = to_bytes(content)
+    with whole_file(path) as temporary:
         temporary.write_bytes(data)
 
 
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """Dicts, lists and tuples of tensors, strings, numbers and None as a safetensors file.
+
+    Every tensor has its path in the content as its name, such as `policy.actor.network.weight`.
+    The rest is JSON in the file's metadata, with a SHA-256 of all.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_pack(content, tensors, ""))
+    # One entry: safetensors writes several in any order, and equal contents get equal bytes.
+    return safetensors.torch.save(tensors, {FORMAT: f"{checksum(text, tensors)} {text}"})
+
+
 def read_content(path: Path) -> dict[str, Any]:
-    """Read what `write_content` wrote. Nothing in the file is executed; tensors are on the CPU.
+    """Read a file of `to_bytes`. Nothing in the file is executed; tensors are on the CPU.
 
     Raises:
         DamagedError: it is not such a file, or any byte that matters has changed.
@@ -50,12 +73,12 @@ def read_content(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
+        if FORMAT not in metadata:
             raise DamagedError(
                 f"is not of format {FORMAT}: another version of this program wrote it"
             )
-        text = metadata["content"]
-        if metadata["sha256"] != _checksum(text, tensors):
+        saved, _, text = metadata[FORMAT].partition(" ")
+        if saved != checksum(text, tensors):
             raise DamagedError("is damaged: its checksum does not match")
         content = _unpack(json.loads(text), tensors)
     except (
@@ -68,7 +91,8 @@ def read_content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a file's JSON and of the names, dtypes, shapes and bytes of its tensors."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -12,10 +12,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from d4rl_tasks.files import atomic_path
 from experiment.checkpoints import Checkpoints
 from experiment.errors import RunError
-from experiment.files import set_aside
+from experiment.files import set_aside, whole_file
 
 MODELS = Path("models")
 CHANGING = ("max_timesteps", "options", "command", "versions", "git_commit", "device")
@@ -92,7 +91,7 @@ class Results:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write <run>.json."""
-        with atomic_path(self.config_path) as temporary:
+        with whole_file(self.config_path) as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
     def update_config(self, config: dict[str, Any], step: int) -> None:
@@ -153,10 +152,10 @@ class Results:
         }
         for name, values in columns.items():
             if values:
-                with atomic_path(self.text_paths[name]) as temporary:
+                with whole_file(self.text_paths[name]) as temporary:
                     temporary.write_text("".join(f"{value!r}\n" for value in values))
         fields = list(dict.fromkeys(field for row in self.rows for field in row))
-        with atomic_path(self.csv_path) as temporary, temporary.open("w", newline="") as file:
+        with whole_file(self.csv_path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -1,6 +1,5 @@
 """TensorBoard and W&B get what the CSV has, once, whatever interruptions there were."""
 
-import csv
 import json
 import os
 import subprocess
@@ -9,29 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import ROOT, make_training, rows_of, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import main_training
+from experiment import loggers
 from main_training import main
-
-ROOT = Path(__file__).parents[2]
-
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def command(hopper, *more):
-    return [
-        *("--policy", "IQL", "--env", "hopper-medium-v2", "--source", str(hopper)),
-        *("--max_timesteps", "40", "--eval_freq", "10", "--c_loss_freq", "10"),
-        *("--batch_size", "16", "--hidden", "8", "8", *more),
-    ]
-
-
-def csv_rows():
-    (path,) = Path("results/IQL").glob("*.csv")
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    return run_command(hopper, *more, policy="IQL", steps=40)
 
 
 def events():
@@ -43,7 +30,7 @@ def events():
 
 def check_scalars(logged):
     """`logged` gives (step, value) pairs by name."""
-    rows = csv_rows()
+    rows = rows_of("results/IQL/*.csv")
     steps = [int(row["step"]) for row in rows]
     expected = {
         "eval/d4rl_normalized_score": [100 * float(row["score_mean"]) for row in rows],
@@ -64,7 +51,8 @@ def test_tensorboard_is_the_default_and_has_what_the_csv_has(hopper):
     check_scalars(lambda name: [(e.step, e.value) for e in accumulator.Scalars(name)])
     assert "config/text_summary" in accumulator.Tags()["tensors"]
     hparams = accumulator.PluginTagToContent("hparams")
-    assert b"expectile" in hparams["_hparams_/session_start_info"]
+    for name in (b"expectile", b"policy", b"env", b"seed"):
+        assert name in hparams["_hparams_/session_start_info"]
     assert sorted(accumulator.Tags()["images"]) == [
         *("figures/critic_loss", "figures/critic_loss_accumulated", "figures/learning_curves"),
     ]
@@ -79,8 +67,7 @@ def test_a_mixture_is_logged_with_its_components(hopper):
 
 def test_an_interrupted_run_is_logged_once(hopper):
     argv = command(hopper)
-    signals = main_training.StopSignals()
-    training = main_training.Training(main_training.make_parser().parse_args(argv), signals)
+    training = make_training(argv)
     train = training.policy.train
 
     def until_25(*arguments):
@@ -90,7 +77,7 @@ def test_an_interrupted_run_is_logged_once(hopper):
 
     training.policy.train = until_25
     with pytest.raises(KeyboardInterrupt):
-        training()
+        training.train()
     assert main(argv) == 0
     accumulator = events()
     check_scalars(lambda name: [(e.step, e.value) for e in accumulator.Scalars(name)])
@@ -99,8 +86,19 @@ def test_an_interrupted_run_is_logged_once(hopper):
 def test_fresh_sets_the_events_aside(hopper):
     assert main(command(hopper)) == 0
     assert main(command(hopper, "--fresh")) == 0
-    assert len(list(Path("tensorboard/old").iterdir())) == 1
+    assert len(list(Path("tensorboard").iterdir())) == 1  # TensorBoard shows all that is here
     assert len(events().Scalars("train/critic_loss")) == 4
+
+
+def test_a_logger_that_fails_is_a_warning_and_the_run_goes_on(hopper, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loggers.TensorBoardLogger, "evaluated", full)
+    assert main(command(hopper)) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert len(warnings) == 1 and "No space left" in warnings[0]
+    assert [row["step"] for row in rows_of("results/IQL/*.csv")] == ["10", "20", "30", "40"]
 
 
 def test_none(hopper):

@@ -1,0 +1,127 @@
+"""Models: what is saved is what is loaded, and bad files are refused in one line."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import exit_code_and_errors, make_training, one_file, rows_of, run_command, same_tensors
+
+from experiment.errors import RunError
+from experiment.files import read_content, write_content
+from experiment.models import load_policy, read_model_info
+from experiment.options import POLICIES
+from main_training import main
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+MODEL = "models/*_????????.safetensors"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_loaded_policy_acts_as_the_trained_one(hopper, policy):
+    training = make_training(run_command(hopper, policy=policy, steps=10))
+    training.train()
+    loaded, normalizer = load_policy(one_file(MODEL))
+    observations = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32)
+    states = training.normalizer(observations)
+    assert np.array_equal(states, normalizer(observations))
+    assert np.array_equal(training.policy.select_action(states), loaded.select_action(states))
+    assert loaded.total_it == 10 and loaded.hp == training.policy.hp
+    assert read_model_info(one_file(MODEL))["settings"] == training.state.settings
+
+
+class _Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def bad_models(good: Path):
+    """Name and bytes of files that must be refused."""
+    content = read_content(good)
+    yield "empty", b""
+    yield "truncated", good.read_bytes()[:1000]
+    yield "text", b"not a model"
+    yield "pickle", pickle.dumps(_Harmful())
+    changed = Path("changed.safetensors")
+    state = content["policy"]
+    for name, change in {
+        "policy": {"config": content["config"] | {"settings": {"policy": "TD9"}}},
+        "list of a policy": {"config": content["config"] | {"settings": {"policy": ["AWAC"]}}},
+        "no networks": {"policy": {}},
+        "dimensions": {"mean": torch.zeros(17)},
+        "half precision": {"std": torch.ones(11, dtype=torch.float16)},
+        "not a number": {"mean": torch.full((11,), torch.nan)},
+        "steps": {"policy": state | {"total_it": 1.5}},
+        "optimiser": {"policy": state | {"actor_optimizer": {"state": {}}}},
+        "sizes": {"spec": {"state_dim": "many"}},
+        "hyperparameters": {"hyperparameters": {"hidden": ["a"]}},
+        "no config": {"config": None},
+    }.items():
+        write_content(changed, content | change)
+        yield name, changed.read_bytes()
+
+
+def test_bad_model_files_are_refused_and_nothing_in_them_is_executed(hopper):
+    main(run_command(hopper))
+    good = one_file(MODEL)
+    bad = Path("bad.safetensors")
+    for name, data in bad_models(good):
+        bad.write_bytes(data)
+        with pytest.raises(RunError, match=r"^bad\.safetensors ") as caught:
+            load_policy(bad)
+        assert "\n" not in str(caught.value), name
+    assert not Path("executed").exists()
+
+
+def test_a_model_of_another_policy_or_size_is_no_start(hopper):
+    main(run_command(hopper))
+    good = str(one_file(MODEL))
+    code, errors = exit_code_and_errors(run_command(hopper, "--load_model", good, policy="IQL"))
+    assert code == 2 and "model of AWAC" in errors[-1]
+    argv = run_command(hopper, "--load_model", good, "--hidden", "9", "9")
+    code, errors = exit_code_and_errors(argv)
+    assert code == 2 and "does not fit" in errors[-1] and "(8, 11)" in errors[-1]
+
+
+def test_a_model_of_an_older_version_is_one_line():
+    Path("old.pt").write_bytes(b"PK")
+    with pytest.raises(RunError, match=r"old\.pt is a model of an older version: train it again"):
+        load_policy("old.pt")
+
+
+def test_loaded_weights_start_a_run_of_its_own_at_step_0(hopper):
+    main(run_command(hopper, policy="IQL", steps=20))
+    model = one_file(MODEL)
+    trained = read_content(model)["policy"]
+    argv = run_command(hopper, "--load_model", str(model), policy="IQL", steps=10)
+    training = make_training(argv)
+    assert training.policy.total_it == 0
+    assert same_tensors(training.policy.actor.state_dict(), trained["actor"])
+    moments = training.policy.actor_optimizer.state_dict()["state"][0]["exp_avg"]
+    assert torch.equal(moments, trained["actor_optimizer"]["state"][0]["exp_avg"])
+    # The learning rate had decayed to 0; a new run begins with a new schedule.
+    assert training.policy.actor_optimizer.param_groups[0]["lr"] == training.policy.hp.learning_rate
+    training.train()
+    assert [row["step"] for row in rows_of(f"results/IQL/{training.results.run}.csv")] == ["10"]
+    assert len(list(Path("results/IQL").glob("*.csv"))) == 2
+
+
+def test_default_is_the_model_of_the_same_run(hopper):
+    main(run_command(hopper))
+    model = one_file(MODEL)
+    training = make_training(run_command(hopper, "--load_model", "default"))
+    assert same_tensors(training.policy.actor.state_dict(), read_content(model)["policy"]["actor"])
+    assert training.results.run != model.stem
+
+
+def test_a_model_of_other_data_is_named(hopper, tmp_path, capsys):
+    main(run_command(hopper))
+    other = tmp_path / "other.hdf5"
+    other.write_bytes(hopper.read_bytes() + bytes(1))
+    model = str(one_file(MODEL))
+    capsys.readouterr()
+    make_training(run_command(other, "--load_model", model))
+    assert f"warning: {model} was trained on another dataset" in capsys.readouterr().err
+    make_training(run_command(hopper, "--load_model", model))
+    assert "warning" not in capsys.readouterr().err

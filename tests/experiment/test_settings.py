@@ -1,0 +1,92 @@
+"""Settings: whatever changes the computation starts a run of its own, and nothing else does."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from runs import make_training, one_file, rows_of, run_command
+
+from experiment.options import POLICIES, hyperparameters_of
+from main_training import main
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
+
+def name_of(hopper, *more, **options):
+    return make_training(run_command(hopper, *more, **options)).results.run
+
+
+def test_names_are_readable_and_end_with_a_hash(hopper):
+    name = name_of(hopper, "--weight_type", "raw", "--scale", "1.5")
+    assert name.startswith(
+        "AWAC_hopper-medium-v2_seed1_hidden8-8_scale1.5_weight_typeraw_synthetic_"
+    )
+    assert len(name.rsplit("_", 1)[1]) == 8
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(["--seed", "2"], ["--batch_size", "17"], ["--no-normalize"], ["--learning_rate", "1e-3"]),
+        *(["--scale", "1"], ["--hidden", "8"], ["--score_type", "q"], ["--value_samples", "3"]),
+    ],
+)
+def test_a_setting_changes_the_name(hopper, more):
+    assert name_of(hopper, *more) != name_of(hopper)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(["--eval_freq", "3"], ["--c_loss_freq", "7"], ["--checkpoint_freq", "2"], ["--fresh"]),
+        *(["--logger", "none"], ["--save_model", "False"], ["--save_best"], ["--group", "g"]),
+        *(["--no_cuda_graph"], ["--eval_episodes", "2"], ["--max_timesteps", "33"]),
+        ["--results_dir", "elsewhere"],
+    ],
+)
+def test_an_option_that_changes_no_result_does_not_change_the_name(hopper, more):
+    assert name_of(hopper, *more) == name_of(hopper)
+
+
+def test_other_data_changes_the_name(hopper, tmp_path):
+    copy = tmp_path / "copy.hdf5"
+    copy.write_bytes(hopper.read_bytes())
+    assert name_of(copy) == name_of(hopper)
+    copy.write_bytes(hopper.read_bytes() + bytes(1))
+    assert name_of(copy) != name_of(hopper)
+
+
+def test_the_length_of_a_run_is_a_setting_only_where_learning_depends_on_it(hopper):
+    assert name_of(hopper, steps=20, policy="IQL") != name_of(hopper, steps=30, policy="IQL")
+    assert name_of(hopper, steps=20, policy="DMPO") == name_of(hopper, steps=30, policy="DMPO")
+
+
+def test_every_hyperparameter_is_a_setting(hopper):
+    for policy in POLICIES:
+        settings = make_training(run_command(hopper, policy=policy)).state.settings
+        expected = json.loads(json.dumps(dataclasses.asdict(hyperparameters_of(policy))))
+        assert settings.keys() >= expected.keys()
+        assert {k: settings[k] for k in expected} == expected | {"hidden": [8, 8]}
+
+
+def test_runs_that_log_differently_are_one_run(hopper, capsys):
+    assert main(run_command(hopper, steps=20)) == 0
+    more = ["--c_loss_freq", "4", "--eval_freq", "6", "--max_timesteps", "24"]
+    assert main(run_command(hopper, *more)) == 0
+    assert "resumed at step 20" in capsys.readouterr().out
+    assert [row["step"] for row in rows_of()] == ["10", "20", "24"]
+    assert len(list(Path("results/AWAC").glob("*.csv"))) == 1
+
+
+def test_a_finished_run_continues_with_more_steps_as_if_it_had_not_ended(hopper):
+    assert main(run_command(hopper, steps=40, policy="DMPO")) == 0
+    expected = rows_of()
+    assert main(run_command(hopper, "--fresh", steps=20, policy="DMPO")) == 0
+    assert main(run_command(hopper, steps=40, policy="DMPO")) == 0
+    for row, again in zip(expected, rows_of(), strict=True):
+        assert row | {"wall_time": ""} == again | {"wall_time": ""}
+    config = json.loads(one_file("results/DMPO/*.json").read_text())
+    assert config["max_timesteps"] == 40
+    (earlier,) = config["earlier"]
+    assert earlier["until_step"] == 20 and earlier["max_timesteps"] == 20
