@@ -213,7 +213,7 @@ def test_a_checkpoint_that_is_damaged_gives_way_to_the_one_before_it(hopper, cap
     assert main(argv) == 0
     printed = capsys.readouterr()
     (warning,) = (line for line in printed.err.splitlines() if line.startswith("warning: models"))
-    assert str(newest) in warning and "checksum" in warning
+    assert str(newest) in warning and "damaged" in warning
     assert f"resumed at step 40 from {newest}.previous" in printed.out
     assert one_file("models/old/*").read_bytes() == damaged
     assert outcome(".") == expected
