@@ -91,8 +91,11 @@ class AWAC(Policy):
     def actor_loss(self, batch: Batch) -> Tensor:
         """-w log pi(a|s), batch mean, 0-d, with the advantage weights w (Nair et al.)."""
         with torch.no_grad():
-            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
+            weight = self.weight(batch)
         return -(weight * log_prob(self.actor(batch.state), batch.action)).mean()
+
+    def weight(self, batch: Batch) -> Tensor:
+        return advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
 
     def advantage(self, batch: Batch) -> Tensor:
         """Q(s, a) less, with score_type "adv", the mean value of a_j ~ pi_target(s): (B,)."""

@@ -7,6 +7,7 @@ regress to it weighted by advantage. The component that acts is the one the crit
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,10 @@ class Hyperparameters:
     temperature: Positive = 0.67  # of the Gumbel-softmax
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
+    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
+    advantage_quantile: Fraction = 0.0  # cuts both tails of the advantages; not the paper's
+    target_clip: Literal["", "rewards", "data"] = ""  # bounds y by possible or found returns
+    layer_norm: bool = False  # in the critics; not the paper's
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
     ilr: Positive = 5e-7  # learning rate of the mutual information
@@ -84,7 +89,7 @@ class DMPO(Policy):
         hp = hyperparameters
         sizes = spec.state_dim, spec.action_dim
         self.actor = Actor(*sizes, hp.latent_disc_dim, hp.hidden, spec.max_action)
-        self.critic = TwinCritic(*sizes, hp.hidden)
+        self.critic = TwinCritic(*sizes, hp.hidden, hp.layer_norm)
         self.posterior = MLP(sizes, hp.hidden, hp.latent_disc_dim)
         for network in (self.actor, self.critic, self.posterior):
             network.to(device)
@@ -129,7 +134,7 @@ class DMPO(Policy):
             bound = self.spec.max_action
             next_action = (next_action + noise).clamp(-bound, bound)
             next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
-            target = td_target(batch, next_value, self.hp.discount)
+            target = self.clip(td_target(batch, next_value, self.hp.discount))
         return td_loss(self.critic(batch.state, batch.action), target)
 
     def actor_loss(self, batch: Batch) -> Tensor:
@@ -140,7 +145,7 @@ class DMPO(Policy):
         """
         state, action = batch.state, batch.action
         with torch.no_grad():
-            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
+            weight = self.weight(batch)
             _, values = self.component_values(self.actor, state)
             log_prior = values.T.log_softmax(-1)
         logits = self.posterior(state, action)
@@ -161,6 +166,17 @@ class DMPO(Policy):
         action = self.actor(state, self.components[component, 0])
         return F.cross_entropy(self.info_posterior(state, action), component)
 
+    def clip(self, target: Tensor) -> Tensor:
+        """Targets within the returns that the rewards allow or the data hold: (B,) -> (B,)."""
+        ranges = {"rewards": self.value_range, "data": self.spec.return_range}
+        return target.clamp(*ranges[self.hp.target_clip]) if self.hp.target_clip else target
+
+    def weight(self, batch: Batch) -> Tensor:
+        hp = self.hp
+        return advantage_weight(
+            self.advantage(batch), hp.scale, hp.weight_type, hp.weight_floor, hp.advantage_quantile
+        )
+
     def advantage(self, batch: Batch) -> Tensor:
         """Q(s, a) - max_z Q(s, mu_target(s, z)), both by the online critic: (B,)."""
         _, best_value = self.best_component(self.actor_target, batch.state)
@@ -180,6 +196,9 @@ class DMPO(Policy):
         actions, values = self.component_values(actor, state)
         best_value, best = values.max(0)
         return actions.take_along_dim(best[None, :, None], dim=0).squeeze(0), best_value
+
+    def value_of(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.pessimistic(self.critic(state, action))
 
     def act(self, state: Tensor) -> Tensor:
         return self.best_component(self.actor, state)[0]

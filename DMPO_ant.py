@@ -40,6 +40,9 @@ class Hyperparameters:
     temperature: Positive = 0.67  # of the Gumbel-softmax
     scale: NonNegative = 5.0  # alpha, of the advantages; 0 is plain regression; 10 on MuJoCo
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
+    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
+    advantage_quantile: Fraction = 0.0  # cuts both tails of the advantages; not the paper's
+    layer_norm: bool = False  # in the critics; not the paper's
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
     ilr: Positive = 5e-7  # learning rate of the mutual information
@@ -63,12 +66,8 @@ class DMPO_ant(DMPO):
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Lowest and highest return that the rewards allow; [0, 100] on antmaze."""
-        if self.spec.is_antmaze:
-            return 0.0, 100.0
-        low, high = self.spec.reward_range
-        horizon = 1 / max(1 - self.hp.discount, 1e-6)
-        return low * horizon, high * horizon
+        """Bounds of V's targets: the returns that the rewards allow; [0, 100] on antmaze."""
+        return (0.0, 100.0) if self.spec.is_antmaze else super().value_range
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         losses = {"value": self.value_loss(batch)}

@@ -18,6 +18,7 @@ from utils import (
     Count,
     Fraction,
     GaussianActor,
+    LogStd,
     NonNegative,
     Policy,
     Positive,
@@ -47,6 +48,7 @@ class Hyperparameters:
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
     expectile: Fraction = 0.9  # tau of the expectile regression
+    log_std: LogStd = "state"  # of the actor: of each state, one for all, or as the release has it
 
 
 class IQL(Policy):
@@ -61,7 +63,7 @@ class IQL(Policy):
         hp = hyperparameters
         sizes = spec.state_dim, spec.action_dim
         self.actor = GaussianActor(
-            [spec.state_dim], spec.action_dim, hp.hidden, spec.max_action
+            [spec.state_dim], spec.action_dim, hp.hidden, spec.max_action, hp.log_std
         ).to(device)
         self.critic = TwinCritic(*sizes, hp.hidden).to(device)
         self.value = ValueFunction(spec.state_dim, hp.hidden).to(device)
@@ -108,9 +110,13 @@ class IQL(Policy):
         Kostrikov et al., equation 7. `target_value` is that minimum, (B,).
         """
         with torch.no_grad():
-            advantage = target_value - self.value(batch.state)
-            weight = advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
+            weight = self.weight(batch, target_value)
         return -(weight * log_prob(self.actor(batch.state), batch.action)).mean()
+
+    def weight(self, batch: Batch, target_value: Tensor | None = None) -> Tensor:
+        value = self.target_value(batch) if target_value is None else target_value
+        advantage = value - self.value(batch.state)
+        return advantage_weight(advantage, self.hp.scale, self.hp.weight_type)
 
     @torch.no_grad()
     def target_value(self, batch: Batch) -> Tensor:

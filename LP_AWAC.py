@@ -124,7 +124,7 @@ class LP_AWAC(Policy):
         The advantage-weighted lower bound of Chen et al.
         """
         with torch.no_grad():
-            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
+            weight = self.weight(batch)
         mean, log_var = self.cvae.encode(batch.state, batch.action)
         latent = mean + (log_var / 2).exp() * torch.randn_like(mean)
         error = (self.cvae.decoder(batch.state, latent) - batch.action).square().sum(-1)
@@ -135,6 +135,9 @@ class LP_AWAC(Policy):
         state = batch.state
         action = self.decode(state, self.latent_action(self.actor, state))
         return -call_frozen(self.critic.q1, state, action).mean()
+
+    def weight(self, batch: Batch) -> Tensor:
+        return advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
 
     def advantage(self, batch: Batch) -> Tensor:
         """r + gamma not_done min(Q1', Q2')(s', pi'(s')) - V(s): (B,)."""

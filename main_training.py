@@ -18,6 +18,7 @@ from pathlib import Path
 
 from d4rl_tasks import Dataset
 from d4rl_tasks.command_line import printable, run_program
+from experiment.diagnostics import Diagnostics
 from experiment.errors import RunError, StoppedError, memory_errors
 from experiment.evaluation import evaluate
 from experiment.generators import seed_everything
@@ -55,12 +56,14 @@ class Training:
         self.results = Results(run.results_dir, run.policy, name)
 
         seed_everything(run.seed)
-        spec = make_spec(run.policy, dataset, self.task.robot == "antmaze", run.max_timesteps)
-        self.policy = policy_class(run.policy)(spec, options.hyperparameters, device)
+        hyperparameters, is_antmaze = options.hyperparameters, self.task.robot == "antmaze"
+        spec = make_spec(run.policy, hyperparameters, dataset, is_antmaze, run.max_timesteps)
+        self.policy = policy_class(run.policy)(spec, hyperparameters, device)
         self.buffer, self.normalizer = make_buffer(dataset, self.policy, run.seed, run.normalize)
         if model and load_weights(model, self.policy) != settings["dataset_sha256"]:
             print(f"warning: {model} was trained on another dataset", file=sys.stderr)
         self.state = RunState(settings, self.policy, self.buffer, self.results)
+        self.diagnostics = Diagnostics(self.policy, self.buffer)
 
     def _find_model(self, options: Options, dataset: Dataset) -> Path | None:
         given = self.options.load_model
@@ -160,13 +163,15 @@ class Training:
         if returns is None:
             return
         scores = self.backend.normalized_score(self.task.name, returns)
-        means = self.state.losses.take_means()
-        row = self.results.add_evaluation(step, self.state.seconds, scores, returns, means)
+        others = self.state.losses.take_means() | self.diagnostics.measure()
+        row = self.results.add_evaluation(step, self.state.seconds, scores, returns, others)
         if run.save_best and self.results.is_best:
             self._save_model(self.results.best_model_path)
         self.logger.evaluated(row)
         self.state.evaluation_due = False
         self.progress.evaluated(row)
+        if warning := self.diagnostics.warning(row):
+            self.progress.note(warning)
 
     def _save_model(self, path: Path) -> None:
         save_model(path, self.policy, self.normalizer, self.config)

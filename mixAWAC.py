@@ -128,8 +128,11 @@ class mixAWAC(Policy):
     def actor_loss(self, batch: Batch) -> Tensor:
         """-w log sum_k alpha_k(s) N(a; mu_k, sigma_k), batch mean, 0-d; w: advantage weights."""
         with torch.no_grad():
-            weight = advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
+            weight = self.weight(batch)
         return -(weight * self.actor.log_prob(batch.state, batch.action)).mean()
+
+    def weight(self, batch: Batch) -> Tensor:
+        return advantage_weight(self.advantage(batch), self.hp.scale, self.hp.weight_type)
 
     def advantage(self, batch: Batch) -> Tensor:
         """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""

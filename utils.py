@@ -36,6 +36,7 @@ PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open_low=True)]
 WeightType = Literal["", "adapt", "clamp", "raw"]
+LogStd = Literal["state", "global", "release"]
 
 
 class Batch(NamedTuple):
@@ -102,6 +103,15 @@ class ReplayBuffer:
         """Draw transitions uniformly, with replacement."""
         device = self.rows.device
         index = torch.randint(len(self), (batch_size,), generator=self.generator, device=device)
+        return self._batch(index)
+
+    def fixed_sample(self, size: int, seed: int) -> Batch:
+        """Transitions drawn with replacement by a generator of their own: always the same."""
+        generator = torch.Generator().manual_seed(seed)
+        index = torch.randint(len(self), (size,), generator=generator)
+        return self._batch(index.to(self.rows.device))
+
+    def _batch(self, index: Tensor) -> Batch:
         state, action, next_state, reward, not_done = self.rows[index].split(self._sizes, dim=1)
         return Batch(state, action, next_state, reward.squeeze(1), not_done.squeeze(1))
 
@@ -134,14 +144,21 @@ class MLP(nn.Module):
         input_dims: size of each input.
         hidden: sizes of the hidden layers.
         output_dim: size of the output, which is linear.
+        layer_norm: a LayerNorm stands before each ReLU.
     """
 
-    def __init__(self, input_dims: Sequence[int], hidden: Sequence[int], output_dim: int):
+    def __init__(
+        self,
+        input_dims: Sequence[int],
+        hidden: Sequence[int],
+        output_dim: int,
+        layer_norm: bool = False,
+    ):
         super().__init__()
         self.first = ConcatLinear(input_dims, hidden[0])
-        layers: list[nn.Module] = [nn.ReLU(inplace=True)]
+        layers = _activation(hidden[0], layer_norm)
         for size, following in itertools.pairwise(hidden):
-            layers += [nn.Linear(size, following), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(size, following), *_activation(following, layer_norm)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], output_dim))
         self._linears = [self.first, *(one for one in self.rest if isinstance(one, nn.Linear))]
         # Layers that somebody edits above run in PyTorch, which takes any.
@@ -152,6 +169,11 @@ class MLP(nn.Module):
         if self._is_plain and products.is_onednn(inputs[0]):
             return products.mlp(self._linears, inputs)
         return self.rest(self.first(*inputs))
+
+
+def _activation(size: int, layer_norm: bool) -> list[nn.Module]:
+    norm = [nn.LayerNorm(size)] if layer_norm else []
+    return [*norm, nn.ReLU(inplace=True)]
 
 
 class ValueFunction(MLP):
@@ -167,10 +189,12 @@ class ValueFunction(MLP):
 class TwinCritic(nn.Module):
     """Q1(s, a) and Q2(s, a): (..., S), (..., A) -> twice (...)."""
 
-    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int]):
+    def __init__(
+        self, state_dim: int, action_dim: int, hidden: Sequence[int], layer_norm: bool = False
+    ):
         super().__init__()
-        self.q1 = MLP([state_dim, action_dim], hidden, 1)
-        self.q2 = MLP([state_dim, action_dim], hidden, 1)
+        self.q1 = MLP([state_dim, action_dim], hidden, 1, layer_norm)
+        self.q2 = MLP([state_dim, action_dim], hidden, 1, layer_norm)
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         inputs = [state, action]
@@ -200,20 +224,41 @@ class GaussianActor(nn.Module):
         action_dim: A.
         hidden: sizes of the hidden layers.
         max_action: bound of the mean.
+        log_std: "state": of each state; "global": one for all states; "release": of each state,
+            clamped twice, as the authors' release does for IQL, which makes it nearly constant.
     """
 
     def __init__(
-        self, input_dims: Sequence[int], action_dim: int, hidden: Sequence[int], max_action: float
+        self,
+        input_dims: Sequence[int],
+        action_dim: int,
+        hidden: Sequence[int],
+        max_action: float,
+        log_std: LogStd = "state",
     ):
         super().__init__()
-        self.network = MLP(input_dims, hidden, 2 * action_dim)
+        heads = 1 if log_std == "global" else 2
+        self.network = MLP(input_dims, hidden, heads * action_dim)
         self.max_action = max_action
+        self.kind = log_std
+        if log_std == "global":
+            self.log_std = nn.Parameter(torch.zeros(action_dim))
 
     def forward(self, *inputs: Tensor) -> Normal:
-        mean, log_std = self.network(*inputs).chunk(2, dim=-1)
-        low, high = LOG_STD_RANGE
-        log_std = (low + high) / 2 + (high - low) / 2 * log_std.tanh().tanh()
+        output = self.network(*inputs)
+        if self.kind == "global":
+            mean, log_std = output, self._clamp(self.log_std).expand_as(output)
+        else:
+            mean, head = output.chunk(2, dim=-1)
+            log_std = self._clamp(head.tanh())
+        if self.kind == "release":
+            log_std = self._clamp(log_std)
         return Normal(self.max_action * mean.tanh(), log_std.exp(), validate_args=False)
+
+    @staticmethod
+    def _clamp(log_std: Tensor) -> Tensor:
+        low, high = LOG_STD_RANGE
+        return (low + high) / 2 + (high - low) / 2 * log_std.tanh()
 
 
 def sample(policy: Normal, shape: Sequence[int] = ()) -> Tensor:
@@ -243,7 +288,13 @@ def td_target(batch: Batch, next_value: Tensor, discount: float) -> Tensor:
     return torch.addcmul(batch.reward, batch.not_done, next_value, value=discount)
 
 
-def advantage_weight(advantage: Tensor, scale: float, weight_type: WeightType = "") -> Tensor:
+def advantage_weight(
+    advantage: Tensor,
+    scale: float,
+    weight_type: WeightType = "",
+    floor: float = 0.0,
+    quantile: float = 0.0,
+) -> Tensor:
     """Weights of the policy's regression (Osa et al. 2023, advantage normalisation): (B,) -> (B,).
 
     Args:
@@ -251,9 +302,15 @@ def advantage_weight(advantage: Tensor, scale: float, weight_type: WeightType = 
         scale: alpha of the paper; 0 makes all weights 1.
         weight_type: "" or "adapt": exp(scale (A - max A) / (max A - min A)) over its batch mean;
             "clamp": exp(scale A) in [0, 100]; "raw": exp(scale (A - max A)) over its batch mean.
+        floor: before the division by the mean, no weight is below this share of the largest.
+        quantile: the width max A - min A is that between this quantile and its opposite, and
+            advantages beyond them count as they do. Both are additions to the paper, off at 0.
     """
     if weight_type == "clamp":
         return (scale * advantage).exp().clamp(max=100)
+    if quantile:
+        bounds = torch.quantile(advantage, advantage.new_tensor([quantile, 1 - quantile]))
+        advantage = advantage.clamp(bounds[0], bounds[1])
     lowest, highest = advantage.aminmax()
     below_best = advantage - highest
     if weight_type != "raw":
@@ -261,6 +318,8 @@ def advantage_weight(advantage: Tensor, scale: float, weight_type: WeightType = 
         width = highest - lowest
         below_best = below_best / width.clamp(min=torch.finfo(advantage.dtype).tiny)
     weight = (scale * below_best).exp()
+    if floor:
+        weight = weight.clamp(min=floor)
     return weight / weight.mean()
 
 
@@ -305,6 +364,7 @@ class RunSpec:
         action_dim: A.
         max_action: bound of every action.
         reward_range: lowest and highest reward of the dataset, as the policy trains on it.
+        return_range: lowest and highest discounted return that follows a state of the dataset.
         train_steps: length of the run.
         is_antmaze: an episode has one reward, at its end.
     """
@@ -313,6 +373,7 @@ class RunSpec:
     action_dim: int
     max_action: float = 1.0
     reward_range: tuple[float, float] = (0.0, 1.0)
+    return_range: tuple[float, float] = (0.0, 1.0)
     train_steps: int = 1_000_000
     is_antmaze: bool = False
 
@@ -353,6 +414,22 @@ class Policy:
     def act(self, state: Tensor) -> Tensor:
         """Actions of the deterministic policy that is evaluated: (n, S) -> (n, A)."""
         raise NotImplementedError
+
+    def weight(self, batch: Batch) -> Tensor | None:
+        """Weights (B,) of the actor's regression on a batch; None for a policy without them."""
+        return None
+
+    def value_of(self, state: Tensor, action: Tensor) -> Tensor | None:
+        """The lower critic's value of actions, (B,); None for a policy without a critic."""
+        critic = getattr(self, "critic", None)
+        return None if critic is None else torch.minimum(*critic(state, action))
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Bounds of the returns that the dataset's rewards allow: [min r, max r] / (1 - gamma)."""
+        low, high = self.spec.reward_range
+        horizon = 1 / max(1 - self.hp.discount, 1e-6)
+        return low * horizon, high * horizon
 
     def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> dict[str, Tensor]:
         """One train step; returns its losses by name, detached 0-d tensors on the device."""

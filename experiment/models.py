@@ -9,6 +9,7 @@ import torch
 
 import d4rl_tasks
 from experiment.checks import difference, policy_difference
+from experiment.diagnostics import return_range
 from experiment.errors import DivergedError, RunError
 from experiment.evaluation import Normalizer
 from experiment.files import DamagedError, read_content, write_content
@@ -19,15 +20,21 @@ MAX_ACTION = 1.0
 
 
 def make_spec(
-    policy: str, dataset: d4rl_tasks.Dataset, is_antmaze: bool, train_steps: int
+    policy: str,
+    hyperparameters: Any,
+    dataset: d4rl_tasks.Dataset,
+    is_antmaze: bool,
+    train_steps: int,
 ) -> RunSpec:
     """What a policy must know of a run on a dataset."""
     rewards = policy_class(policy).training_rewards(dataset.rewards, is_antmaze)
+    discount = getattr(hyperparameters, "discount", 0.0)
     return RunSpec(
         state_dim=dataset.observations.shape[1],
         action_dim=dataset.actions.shape[1],
         max_action=MAX_ACTION,
         reward_range=(float(rewards.min()), float(rewards.max())),
+        return_range=return_range(dataset, rewards, discount),
         train_steps=train_steps,
         is_antmaze=is_antmaze,
     )

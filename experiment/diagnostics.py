@@ -1,0 +1,91 @@
+"""Numbers that show a critic diverging before the score does, at every evaluation.
+
+The columns of <run>.csv that `Diagnostics.measure` adds are described in docs/metrics.md.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from d4rl_tasks import Dataset
+from utils import Batch, Policy, ReplayBuffer
+
+SAMPLE = 1_000  # transitions, the same at every evaluation
+SAMPLE_SEED = 0
+
+
+class Diagnostics:
+    """Measures a policy and its critic on a fixed sample of the dataset.
+
+    Args:
+        policy: whose `critic`, if it has one, and `weight` are looked at.
+        replay_buffer: sampled with a generator of its own, so that training does not change.
+    """
+
+    def __init__(self, policy: Policy, replay_buffer: ReplayBuffer):
+        self.policy = policy
+        self.batch = replay_buffer.fixed_sample(SAMPLE, SAMPLE_SEED)
+        self.is_warned = False
+
+    def measure(self) -> dict[str, float]:
+        """The columns by name; none for a policy without a critic. Waits for the device once."""
+        devices = [self.policy.device] if self.policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            torch.manual_seed(SAMPLE_SEED)
+            measured = self._tensors(self.batch)
+        if not measured:
+            return {}
+        values = torch.stack([value.float() for value in measured.values()]).tolist()
+        _, high = self.policy.value_range
+        found = {"data_return_max": self.policy.spec.return_range[1], "value_bound": high}
+        return dict(zip(measured, values, strict=True)) | found
+
+    def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
+        action = self.policy.act(batch.state)
+        q_data = self.policy.value_of(batch.state, batch.action)
+        value = self.policy.value_of(batch.state, action)
+        if q_data is None or value is None:
+            return {}
+        distance = (action - batch.action).square().mean(-1).sqrt()
+        measured = {
+            "q_data": q_data.mean(),
+            "value_policy": value.mean(),
+            "value_max": torch.maximum(value, q_data).max(),
+            "action_distance": distance.mean(),
+        }
+        weight = self.policy.weight(batch)
+        if weight is not None:
+            share = weight.sum().square() / weight.square().sum() / len(weight)
+            measured["effective_sample_size"] = share
+        return measured
+
+    def warning(self, measured: dict[str, float]) -> str | None:
+        """One line, once, when a value is beyond any return that the data's rewards allow."""
+        if self.is_warned or measured.get("value_max", 0.0) <= measured.get("value_bound", 0.0):
+            return None
+        self.is_warned = True
+        return (
+            f"warning: the critic values an action at {measured['value_max']:.0f}, but the "
+            f"dataset's rewards allow at most {measured['value_bound']:.0f}: it overestimates, and "
+            "the policy may fall apart; see docs/metrics.md for options that prevent it"
+        )
+
+
+def return_range(dataset: Dataset, rewards: np.ndarray, discount: float) -> tuple[float, float]:
+    """Lowest and highest discounted return that follows a state of a dataset.
+
+    An episode continues with the next row as long as that row starts in its next observation.
+
+    Args:
+        rewards: (N,), as the policy trains on them.
+        discount: gamma.
+    """
+    follows = np.zeros(len(rewards), bool)
+    np.all(dataset.next_observations[:-1] == dataset.observations[1:], axis=1, out=follows[:-1])
+    factor = discount * np.where(follows, 1 - dataset.terminals, 0.0)
+    total, lowest, highest = 0.0, math.inf, -math.inf
+    for reward, rest in zip(rewards[::-1].tolist(), factor[::-1].tolist(), strict=True):
+        total = reward + rest * total
+        lowest, highest = min(lowest, total), max(highest, total)
+    return lowest, highest

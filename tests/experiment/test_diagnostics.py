@@ -1,0 +1,73 @@
+"""Diagnostics: worked out by hand, without a trace in training, and loud when a critic diverges."""
+
+import numpy as np
+import pytest
+import torch
+from runs import make_training, one_file, rows_of, run_command
+
+from experiment.diagnostics import return_range
+from main_training import main
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
+
+class Rows:
+    """Transitions of two episodes: states 0 1 2 | 7 8, the first of them ended by a terminal."""
+
+    observations = np.array([[0.0], [1], [2], [7], [8]])
+    next_observations = np.array([[1.0], [2], [3], [8], [9]])
+    terminals = np.array([0.0, 0, 1, 0, 0])
+
+
+def test_the_returns_of_a_dataset_stop_at_the_ends_of_its_episodes():
+    rewards = np.array([1.0, 2, 4, -8, 16])
+    returns = [1 + 0.5 * (2 + 0.5 * 4), 2 + 0.5 * 4, 4, -8 + 0.5 * 16, 16]
+    assert return_range(Rows, rewards, 0.5) == (min(returns), max(returns))
+    assert return_range(Rows, rewards, 0.0) == (-8, 16)
+
+
+@pytest.mark.parametrize("policy", ["DMPO", "IQL"])
+def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopper, policy):
+    training = make_training(run_command(hopper, policy=policy))
+    policy, batch = training.policy, training.diagnostics.batch
+    before = torch.get_rng_state()
+    measured = training.diagnostics.measure()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert measured == training.diagnostics.measure()
+    action = torch.as_tensor(policy.select_action(batch.state.numpy()))
+    with torch.no_grad():
+        value = torch.minimum(*policy.critic(batch.state, action))
+        q_data = torch.minimum(*policy.critic(batch.state, batch.action))
+    expected = {
+        "q_data": q_data.mean(),
+        "value_policy": value.mean(),
+        "value_max": torch.maximum(value, q_data).max(),
+        "action_distance": (action - batch.action).square().mean(-1).sqrt().mean(),
+        "value_bound": training.buffer.rows[:, -2].max() / (1 - 0.99),
+    }
+    for name, number in expected.items():
+        assert measured[name] == pytest.approx(float(number), rel=1e-4), name
+    assert 0 < measured["effective_sample_size"] <= 1
+    assert 0 < measured["data_return_max"] < measured["value_bound"]
+
+
+def test_equal_weights_are_a_full_sample(hopper):
+    training = make_training(run_command(hopper, "--scale", "0", policy="AWAC"))
+    assert training.diagnostics.measure()["effective_sample_size"] == pytest.approx(1)
+
+
+def test_a_critic_beyond_all_returns_is_named_once(hopper, capsys):
+    training = make_training(run_command(hopper, policy="DMPO"))
+    with torch.no_grad():
+        for q in (training.policy.critic.q1, training.policy.critic.q2):
+            q.rest[-1].bias.fill_(1e6)
+    training.train()
+    printed = capsys.readouterr().out
+    assert printed.count("warning: the critic values an action at 1000") == 1
+    assert all(float(row["value_max"]) > float(row["value_bound"]) for row in rows_of())
+
+
+def test_a_healthy_run_is_not_warned_of(hopper, capsys):
+    assert main(run_command(hopper, policy="DMPO")) == 0
+    assert one_file("results/DMPO/*.csv")
+    assert "the critic values" not in capsys.readouterr().out
