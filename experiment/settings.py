@@ -83,6 +83,8 @@ def _name_part(name: str, value: Any) -> str:
         return name if value else f"no_{name}"
     if isinstance(value, list):
         return name + "-".join(map(str, value))
+    if isinstance(value, str):
+        return f"{name}-{value}"
     return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
 
 

@@ -20,7 +20,7 @@ def name_of(hopper, *more, **options):
 def test_names_are_readable_and_end_with_a_hash(hopper):
     name = name_of(hopper, "--weight_type", "raw", "--scale", "1.5")
     assert name.startswith(
-        "AWAC_hopper-medium-v2_seed1_hidden8-8_scale1.5_weight_typeraw_synthetic_"
+        "AWAC_hopper-medium-v2_seed1_hidden8-8_scale1.5_weight_type-raw_synthetic_"
     )
     assert len(name.rsplit("_", 1)[1]) == 8
 
