@@ -24,6 +24,7 @@ from utils import (
     WeightType,
     adam,
     minimize,
+    possible_returns,
     td_loss,
     td_target,
 )
@@ -67,7 +68,9 @@ class DMPO_ant(DMPO):
     @property
     def value_range(self) -> tuple[float, float]:
         """Bounds of V's targets: the returns that the rewards allow; [0, 100] on antmaze."""
-        return (0.0, 100.0) if self.spec.is_antmaze else super().value_range
+        if self.spec.is_antmaze:
+            return 0.0, 100.0
+        return possible_returns(self.spec.reward_range, self.hp.discount)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         losses = {"value": self.value_loss(batch)}

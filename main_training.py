@@ -88,9 +88,7 @@ class Training:
             stack.enter_context(contextlib.closing(self.progress))
             stack.enter_context(self._logging(start))
             stack.enter_context(self.signals.deferring())
-            captured = None
-            if self.policy.device.type == "cuda" and not run.no_cuda_graph:
-                captured = CapturedTraining(self.policy, self.buffer, run.batch_size)
+            captured = self._capture()
             if self.state.evaluation_due:
                 self._evaluate_and_save(is_saved=True)
             while (step := self.policy.total_it) < run.max_timesteps:
@@ -103,6 +101,11 @@ class Training:
                     self.progress.step()
                 self._log_and_evaluate(self.policy.total_it)
         print_end(self.results.rows[-1], self.results.csv_path)
+
+    def _capture(self) -> CapturedTraining | None:
+        if self.policy.device.type != "cuda" or self.options.no_cuda_graph:
+            return None
+        return CapturedTraining(self.policy, self.buffer, self.options.batch_size)
 
     def _steps_until_due(self, step: int) -> int:
         """Train steps up to the next that something is due after, or to the last."""

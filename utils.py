@@ -323,6 +323,13 @@ def advantage_weight(
     return weight / weight.mean()
 
 
+def possible_returns(reward_range: tuple[float, float], discount: float) -> tuple[float, float]:
+    """Bounds of the discounted returns that rewards allow: [min r, max r] / (1 - discount)."""
+    low, high = reward_range
+    horizon = 1 / max(1 - discount, 1e-6)
+    return low * horizon, high * horizon
+
+
 def minimize(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """One step of an optimiser; no other parameter receives a gradient."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -426,10 +433,8 @@ class Policy:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Bounds of the returns that the dataset's rewards allow: [min r, max r] / (1 - gamma)."""
-        low, high = self.spec.reward_range
-        horizon = 1 / max(1 - self.hp.discount, 1e-6)
-        return low * horizon, high * horizon
+        """Bounds of the returns that the dataset's rewards allow."""
+        return possible_returns(self.spec.reward_range, self.hp.discount)
 
     def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> dict[str, Tensor]:
         """One train step; returns its losses by name, detached 0-d tensors on the device."""

@@ -11,8 +11,11 @@ import d4rl_tasks
 import DMPO
 import DMPO_ant
 from d4rl_tasks.synthetic.generate import generate
-from main_training import Scaling, evaluate, policy_module, value_range
-from utils import ReplayBuffer
+from experiment.evaluation import evaluate
+from experiment.models import make_buffer as make_run_buffer
+from experiment.models import make_spec
+from experiment.options import policy_class, policy_module
+from utils import ReplayBuffer, RunSpec
 
 STATES, ACTIONS = 17, 6  # as HalfCheetah and walker2d
 MODES = np.array([[0.7] * ACTIONS, [-0.7] * ACTIONS])
@@ -48,7 +51,7 @@ def train(module, steps, **options):
     """A policy of small networks, with a learning rate to match."""
     torch.manual_seed(0)
     hyperparameters = module.Hyperparameters(learning_rate=1e-3, **options)
-    policy = getattr(module, module.__name__)(STATES, ACTIONS, 1.0, hyperparameters)
+    policy = getattr(module, module.__name__)(RunSpec(STATES, ACTIONS), hyperparameters)
     buffer = make_buffer()
     for _ in range(steps):
         policy.train(buffer, 256)
@@ -119,7 +122,7 @@ def hopper(tmp_path_factory):
     ("policy", "steps", "options"),
     [
         ("AWAC", 5_000, {"scale": 0.5}),
-        ("IQL", 4_000, {"scale": 1.5, "tau": 0.02, "max_timesteps": 4_000}),
+        ("IQL", 4_000, {"scale": 1.5, "tau": 0.02}),
         ("mixAWAC", 4_000, {"scale": 1.5, "tau": 0.02}),
         ("LP_AWAC", 4_000, {"scale": 1.5, "tau": 0.02}),
         ("DMPO", 4_000, {"scale": 1.5, "tau": 0.02}),
@@ -129,23 +132,14 @@ def hopper(tmp_path_factory):
 def test_every_policy_beats_the_behaviours_on_hopper(hopper, policy, steps, options):
     dataset, behaviour_return = hopper
     torch.manual_seed(0)
-    module = policy_module(policy)
-    hp = module.Hyperparameters()
+    hp = policy_module(policy).Hyperparameters()
     hp = dataclasses.replace(hp, hidden=(64,) * len(hp.hidden), **options)
-    if policy == "DMPO_ant":
-        hp.value_range = value_range(d4rl_tasks.get_task(HOPPER), dataset.rewards, hp.discount)
-    buffer = ReplayBuffer(
-        dataset.observations,
-        dataset.actions,
-        dataset.next_observations,
-        dataset.rewards,
-        dataset.terminals,
-    )
-    scaling = Scaling(*buffer.normalize_states())
-    trained = getattr(module, policy)(11, 3, 1.0, hp)
+    spec = make_spec(policy, hp, dataset, is_antmaze=False, train_steps=steps)
+    trained = policy_class(policy)(spec, hp)
+    buffer, normalizer = make_run_buffer(dataset, trained, seed=0, normalize=True)
     returns = []
     for step in range(1, steps + 1):
         trained.train(buffer, 128)
         if step > steps // 2 and step % (steps // 10) == 0:
-            returns.append(evaluate(trained, HOPPER, 10, 0, scaling).mean())
+            returns.append(evaluate(trained, normalizer, HOPPER, 10, 0).mean())
     assert np.mean(returns) > behaviour_return, returns

@@ -1,18 +1,16 @@
 """Train steps in units of `policy_freq`, as a GPU captures them; without a GPU all but that."""
 
 import copy
-import csv
-import io
 from types import SimpleNamespace
 
 import pytest
 import torch
+from runs import make_training, networks_in, one_file, rows_of, run_command, same_tensors
 from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 from torch.optim import Optimizer
 
-import main_training
-from d4rl_tasks.synthetic.generate import generate
-from experiment.capture import CapturedTrainSteps, TrainSteps, make_capturable, schedules_of
+from speed.cuda_graphs import CapturedTraining, make_capturable, schedules_of
+from utils import RunSpec
 
 
 class AdamKernel:
@@ -37,77 +35,79 @@ class AdamKernel:
         torch._fused_adam_(group["params"], gradients, averages, squares, [], steps, **self.options)
 
 
+def run(policy, buffer, steps, batch_size=32):
+    """Train steps one by one; the losses of each."""
+    return [policy.train(buffer, batch_size) for _ in range(steps)]
+
+
 def steps_after_a_warm_up(name, options):
     policy, buffer = make_policy(name, **options), make_buffer()
     buffer.generator = None  # torch.compile knows only the global one
-    train_steps = TrainSteps(policy, buffer, 32)
-    train_steps.run(4)
+    run(policy, buffer, 4)
     torch.manual_seed(1)
-    return train_steps
+    return policy, buffer
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_unit_traces_without_a_graph_break(name, options):
-    eager = steps_after_a_warm_up(name, options)
-    expected = eager.run(2)
-    unit = steps_after_a_warm_up(name, options)
-    for key, part in list(vars(unit.policy).items()):
+    eager, buffer = steps_after_a_warm_up(name, options)
+    expected = run(eager, buffer, 2)
+    unit, buffer = steps_after_a_warm_up(name, options)
+    for key, part in list(vars(unit).items()):
         if isinstance(part, Optimizer):
-            setattr(unit.policy, key, AdamKernel(part))
-        elif part in schedules_of(unit.policy):  # the host's, between units
-            setattr(unit.policy, key, SimpleNamespace(step=lambda: None))
+            setattr(unit, key, AdamKernel(part))
+        elif part in schedules_of(unit):  # the host's, between units
+            setattr(unit, key, SimpleNamespace(step=lambda: None))
     torch.compiler.reset()
     torch.manual_seed(1)
     with torch._dynamo.config.patch(trace_autograd_ops=True):
-        actual = torch.compile(unit.run, fullgraph=True, backend="eager")(2)
+        actual = torch.compile(run, fullgraph=True, backend="eager")(unit, buffer, 2)
     torch.testing.assert_close(actual[0]["critic"], expected[0]["critic"], rtol=1e-4, atol=1e-5)
     # Adam makes much of small differences in its first steps.
     torch.testing.assert_close(actual, expected, rtol=3e-3, atol=1e-3)
-    assert unit.policy.total_it == eager.policy.total_it
+    assert unit.total_it == eager.total_it
 
 
-class UncapturedUnits(TrainSteps):
+class UncapturedUnits:
     """Runs the units that a GPU would capture."""
 
-    sizes = []
+    def __init__(self, training):
+        self.policy, self.buffer = training.policy, training.buffer
+        self.batch_size = training.options.batch_size
+        self.sizes = []
 
     def __call__(self, most):
         unit = self.policy.hp.policy_freq
         fits = self.policy.total_it % unit == 0 and most >= unit
         self.sizes.append(unit if fits else 1)
-        return self.run(self.sizes[-1])
+        return run(self.policy, self.buffer, self.sizes[-1], self.batch_size)
 
 
-def results_of_a_run(folder, dataset, monkeypatch):
-    """All that a run writes but the times."""
+def results_of_a_run(dataset, folder, monkeypatch, in_units):
+    """All that a run writes except the times, and the sizes of its units."""
     folder.mkdir()
     monkeypatch.chdir(folder)
-    command = [
-        *("--policy", "DMPO", "--env", "hopper-medium-v2", "--source", str(dataset)),
-        *("--max_timesteps", "50", "--eval_freq", "20", "--c_loss_freq", "15"),
-        *("--checkpoint_freq", "7", "--batch_size", "16", "--hidden", "8", "8"),
-        *("--policy_freq", "3", "--logger", "none"),
-    ]
-    assert main_training.main(command) == 0
-    (rows,), (losses,) = folder.glob("results/*/*.csv"), folder.glob("results/*/*loss*.txt")
-    table = [row | {"wall_time": 0} for row in csv.DictReader(io.StringIO(rows.read_text()))]
-    (model,) = folder.glob("models/*.pt")
-    return table, losses.read_text(), torch.load(model, weights_only=True)["state"]["actor"]
+    more = ["--checkpoint_freq", "7", "--policy_freq", "3", "--logger", "none"]
+    options = {"policy": "DMPO", "steps": 50, "eval_freq": 20, "c_loss_freq": 15}
+    training = make_training(run_command(dataset, *more, **options))
+    units = UncapturedUnits(training)
+    if in_units:
+        training._capture = lambda: units
+    training.train()
+    table = [row | {"wall_time": 0} for row in rows_of()]
+    losses = one_file("results/*/*loss*.txt").read_text()
+    return table, losses, networks_in(one_file("models/*_????????.safetensors")), units.sizes
 
 
-def test_a_run_in_units_writes_what_a_run_of_single_steps_writes(tmp_path, monkeypatch):
-    dataset = tmp_path / "data.hdf5"
-    generate("hopper-medium-v2", dataset, transitions=1500)
-    table, losses, actor = results_of_a_run(tmp_path / "single", dataset, monkeypatch)
-    monkeypatch.setattr(main_training, "TrainSteps", UncapturedUnits)
-    in_units = results_of_a_run(tmp_path / "units", dataset, monkeypatch)
-    assert sum(UncapturedUnits.sizes) == 50
-    assert {1, 3} == set(UncapturedUnits.sizes)
+def test_a_run_in_units_writes_what_a_run_of_single_steps_writes(hopper, tmp_path, monkeypatch):
+    table, losses, actor, _ = results_of_a_run(hopper, tmp_path / "single", monkeypatch, False)
+    in_units = results_of_a_run(hopper, tmp_path / "units", monkeypatch, True)
+    assert sum(in_units[3]) == 50
+    assert {1, 3} == set(in_units[3])
     assert in_units[:2] == (table, losses)
     assert [row["step"] for row in table] == ["20", "40", "50"]
-    for name, weight in actor.items():
-        assert torch.equal(weight, in_units[2][name])
+    assert same_tensors(actor, in_units[2])
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -115,13 +115,13 @@ def test_a_policy_made_capturable_trains_alike_and_can_be_loaded(name):
     policies = [make_policy(name) for _ in range(3)]
     for policy in policies[:2]:
         torch.manual_seed(1)
-        TrainSteps(policy, make_buffer(), 32).run(4)
+        run(policy, make_buffer(), 4)
     make_capturable(policies[1])
     policies[2].load_state_dict(copy.deepcopy(policies[1].state_dict()))
     losses = []
     for policy in policies:
         torch.manual_seed(1)
-        losses.append(TrainSteps(policy, make_buffer(), 32).run(6))
+        losses.append(run(policy, make_buffer(), 6))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(losses[2], losses[1], rtol=0, atol=0)
 
@@ -132,7 +132,7 @@ def test_a_policy_made_capturable_trains_alike_and_can_be_loaded(name):
 def cuda_policy(name, options):
     torch.manual_seed(0)
     template = make_policy(name, **options)
-    policy = type(template)(17, 6, 1.0, template.hp, "cuda")
+    policy = type(template)(RunSpec(17, 6), template.hp, "cuda")
     policy.load_state_dict(template.state_dict())
     return policy
 
@@ -140,13 +140,13 @@ def cuda_policy(name, options):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_captured_steps_are_the_steps_one_by_one(name, options):
-    losses = []
-    for kind in (TrainSteps, CapturedTrainSteps):
-        policy, buffer = cuda_policy(name, options), make_buffer(device="cuda")
-        torch.manual_seed(1)
-        train_steps, done = kind(policy, buffer, 32), []
-        while len(done) < 21:
-            done += train_steps(21 - len(done))
-        assert policy.total_it == 21
-        losses.append(done)
-    torch.testing.assert_close(losses[1], losses[0], rtol=3e-3, atol=1e-3)
+    policy, buffer = cuda_policy(name, options), make_buffer(device="cuda")
+    torch.manual_seed(1)
+    expected = run(policy, buffer, 21)
+    policy, buffer = cuda_policy(name, options), make_buffer(device="cuda")
+    torch.manual_seed(1)
+    captured, done = CapturedTraining(policy, buffer, 32), []
+    while len(done) < 21:
+        done += captured(21 - len(done))
+    assert policy.total_it == 21
+    torch.testing.assert_close(done, expected, rtol=3e-3, atol=1e-3)

@@ -1,7 +1,8 @@
-"""What keeps a train step fast: few kernels, no reading back, one result on every path."""
+"""Train steps are few kernels, never read back, and have one result on every path."""
 
 import copy
 import importlib
+import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import utils
 from IQL import IQL
 from LP_AWAC import LP_AWAC
-from utils import MLP, ReplayBuffer, TwinCritic
+from utils import MLP, ReplayBuffer, RunSpec, TwinCritic
 
 STATES, ACTIONS = 17, 6
 POLICIES = ["DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC"]
@@ -77,7 +78,7 @@ def make_policy(name, seed=0, width=32, **options):
     module = importlib.import_module(name)
     hidden = (width,) * (3 if name == "DMPO_ant" else 2)
     hyperparameters = module.Hyperparameters(hidden=hidden, **options)
-    return getattr(module, name)(STATES, ACTIONS, 1.0, hyperparameters)
+    return getattr(module, name)(RunSpec(STATES, ACTIONS), hyperparameters)
 
 
 def make_buffer(count=500, device="cpu"):
@@ -212,10 +213,11 @@ def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, 
 
 
 @pytest.mark.parametrize("activation", ["nn.Tanh()", "nn.Identity()", "nn.Linear(8, 8)"])
-def test_other_layers_that_a_researcher_writes_into_the_network_are_used(activation):
+def test_other_layers_that_a_researcher_writes_into_the_network_are_used(monkeypatch, activation):
     source = Path(utils.__file__).read_text()
     assert "nn.ReLU(inplace=True)" in source
     edited = ModuleType("edited")
+    monkeypatch.setitem(sys.modules, "edited", edited)  # where dataclasses look their module up
     exec(source.replace("nn.ReLU(inplace=True)", activation), vars(edited))
     network, x = edited.MLP([3], (8,), 2), torch.randn(5, 3)
     between, last = network.rest
@@ -272,17 +274,16 @@ def test_training_goes_on_from_a_loaded_state_to_the_bit(name):
 def losses_of(policy, batch):
     """All losses of a train step."""
     if isinstance(policy, IQL):
-        target_value = policy.target_value(batch.state, batch.action)
-        value_loss = policy.value_loss(batch.state, target_value)
+        target_value = policy.target_value(batch)
+        value_loss = policy.value_loss(batch, target_value)
         return value_loss, policy.critic_loss(batch), policy.actor_loss(batch, target_value)
-    if isinstance(policy, LP_AWAC):
-        losses = policy.critic_loss(batch), policy.value_loss(batch.state)
-        return *losses, policy.cvae_loss(batch), policy.actor_loss(batch.state)
     losses = [policy.critic_loss(batch), policy.actor_loss(batch)]
     if hasattr(policy, "value"):
-        losses.append(policy.value_loss(batch.state))
+        losses.append(policy.value_loss(batch))
     if hasattr(policy, "info_posterior"):
-        losses.append(policy.info_loss(batch.state))
+        losses.append(policy.info_loss(batch))
+    if isinstance(policy, LP_AWAC):
+        losses.append(policy.cvae_loss(batch))
     return tuple(losses)
 
 
