@@ -1,45 +1,61 @@
 """Run a grid of experiments on Ray: one machine, or a cluster with --address.
 
 python sweep.py --policies DMPO AWAC --envs hopper-medium-v2 walker2d-medium-v2 --seeds 0-4
+python sweep.py --policies IQL --envs hopper-medium-v2 --seeds 0-4 --scale 1 3 10
 python sweep.py --paper --dry-run
 
-Options of main_training.py (--max_timesteps, --source, ...) are given to every run. What is
-finished is skipped; what dies goes on from its checkpoint. The same command goes on with an
-interrupted sweep. On a cluster all machines must share the folder it is started in, and the code.
+Options of main_training.py are given to every run; several values are a dimension of the grid
+(`--hidden 64,64 256,256` is two architectures). Finished runs are skipped, and a run that dies
+resumes from its checkpoint; so does the same command after an interrupted sweep. All machines of a
+cluster must share the folder it is started in, and the code.
 """
 
 import os
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == "__main__":
-    # Ctrl-C during the imports below, which take seconds, is no reason for a traceback.
+    # Ctrl-C during the imports below, which take seconds, ends without a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import argparse
-import csv
+import contextlib
+import functools
 import itertools
-import json
 import math
 import shlex
+import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import filelock
 import numpy as np
 import torch
 
 import d4rl_tasks
-import main_training
-from main_training import EVAL_EPISODES, MAX_ACTION, POLICIES, Parser, number, policy_module
-from utils import ReplayBuffer
+from d4rl_tasks.command_line import Parser, number, printable, run_program
+from d4rl_tasks.errors import UserError
+from experiment.options import (
+    POLICIES,
+    Options,
+    hyperparameter_types,
+    hyperparameters_of,
+    parse,
+    policy_class,
+    policy_name,
+)
+from experiment.options import make_parser as make_run_parser
+from experiment.settings import option_settings
+from reports.errors import ReportError
+from reports.schema import read_columns, read_config
+from utils import ReplayBuffer, RunSpec
 
+MAIN = Path(__file__).parent / "main_training.py"
 PAPER_ENVS = [
     *(
         f"{robot}-{quality}-v2"
@@ -50,21 +66,21 @@ PAPER_ENVS = [
     *("antmaze-large-play-v0", "antmaze-large-diverse-v0"),
 ]
 PAPER_SEEDS = "0-4"
-ANTMAZE_SCALE = "5.0"
-# They change nothing in what a run computes.
-NOT_COMPARED = {"device_id", "save_model", "checkpoint_freq", "fresh", "logger", "no_cuda_graph"}
-# The grid gives the first three; what has a checkpoint must not start over; tasks, scores and
-# estimates are this project's own.
+ANTMAZE_SCALE = "5.0"  # the paper's
+# The grid gives the first three; a checkpoint must not be set aside; tasks, scores and estimates
+# are this project's own.
 REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}
 LOGS = Path("results") / "sweep"
+MOST_SEEDS = 10_000
 BATCH = 256
+EVAL_EPISODES = 10
 REFRESH = 2.0  # seconds between looks at the runs
-REFRESH_LOG = 60.0  # seconds between tables where the output is no terminal
+REFRESH_LOG = 60.0  # seconds between tables where the output is not a terminal
 GRACE = 120.0  # seconds that runs have to write a checkpoint
 
 
-class SweepError(Exception):
-    """Something the user can mend; the message is one line."""
+class SweepError(UserError):
+    """Something the user can mend."""
 
 
 class StopRequest:
@@ -85,24 +101,30 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the grid; `arguments` are main_training.py's."""
+    """One run of the grid: main_training.py's arguments, and those of them that the grid varies."""
 
     policy: str
     env: str
     seed: int
+    varied: tuple[str, ...]
     arguments: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.policy} {self.env} seed {self.seed}"
+        return " ".join([self.policy, self.env, *self.varied, f"seed {self.seed}"])
 
     @property
     def log(self) -> Path:
-        return LOGS / f"{self.name.replace(' ', '_')}.log"
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
+        return LOGS / f"{stem.replace('--', '')}.log"
 
-    @property
-    def options(self) -> argparse.Namespace:
-        return main_training.make_parser().parse_args(self.arguments)
+    @functools.cached_property
+    def options(self) -> Options:
+        return parse(self.arguments)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        return option_settings(self.options)
 
 
 @dataclass(frozen=True)
@@ -114,40 +136,40 @@ class State:
     score: float | None = None
 
 
-def seeds(text: str) -> list[int]:
+def seeds(text: str) -> range:
     """A type for argparse: "3" or "0-4"."""
     low, _, high = text.partition("-")
     try:
-        numbers = list(range(int(low), int(high or low) + 1))
+        numbers = range(int(low), int(high or low) + 1)
     except ValueError:
-        numbers = []
+        numbers = range(0)
     if not numbers:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a seed nor a range as 0-4")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a seed nor a range such as 0-4")
+    if len(numbers) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MOST_SEEDS} seeds")
     return numbers
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The sweep's own options."""
     parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="sweep.py"
     )
-    parser.add_argument("--policies", nargs="+", type=main_training.policy_name, default=[])
+    parser.add_argument("--policies", nargs="+", type=policy_name, default=[])
     parser.add_argument("--envs", nargs="+", default=[], help="D4RL's tasks")
-    parser.add_argument("--seeds", nargs="+", type=seeds, help="e.g. 0-4 or 1 2 5")
+    parser.add_argument("--seeds", nargs="+", type=seeds, help="such as 0-4 or 1 2 5")
     parser.add_argument(
         "--paper",
         action="store_true",
-        help=f"all policies, {len(PAPER_ENVS)} tasks, seeds {PAPER_SEEDS}, "
-        "where the three options above do not say otherwise",
+        help=f"the paper's experiment: all policies, DMPO and DMPO_ant with and without "
+        f"--info-reg, {len(PAPER_ENVS)} tasks, seeds {PAPER_SEEDS}",
     )
     parser.add_argument("--address", help="of a Ray cluster, or auto (default: this machine)")
     parser.add_argument(
         "--cpus", type=number(float, 0, open_low=True), default=1, help="cores for a run (1)"
     )
     parser.add_argument(
-        "--gpus", type=number(float, 0), default=0, help="GPUs for a run, as 0.25 (0)"
+        "--gpus", type=number(float, 0), default=0, help="GPUs for a run, such as 0.25 (0)"
     )
     parser.add_argument(
         "--retries", type=number(int, 0), default=3, help="of a run that died (%(default)s)"
@@ -164,9 +186,7 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     Raises:
         SweepError, D4RLTaskError: the grid is empty, or there is no such task.
     """
-    refused = sorted({word.split("=")[0] for word in others} & REFUSED)
-    if refused:
-        raise SweepError(f"a sweep does not take {', '.join(refused)}")
+    dimensions = make_dimensions(others)
     policies = arguments.policies or (POLICIES if arguments.paper else ())
     envs = arguments.envs or (PAPER_ENVS if arguments.paper else ())
     groups = arguments.seeds or ([seeds(PAPER_SEEDS)] if arguments.paper else ())
@@ -174,66 +194,147 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     if not (policies and envs and numbers):
         raise SweepError("give --policies, --envs and --seeds, or --paper")
     jobs = []
-    for env, policy, seed in itertools.product(envs, policies, numbers):
-        line = ["--policy", policy, "--env", env, "--seed", str(seed), *others]
-        given = main_training.make_parser().parse_args(line)
-        if d4rl_tasks.get_task(env).robot == "antmaze" and given.scale is None:
-            line += ["--scale", ANTMAZE_SCALE]
-        jobs.append(Job(policy, env, seed, tuple(line)))
+    for env, policy in itertools.product(envs, policies):
+        own = dimensions_of(policy, dimensions)
+        if d4rl_tasks.get_task(env).robot == "antmaze" and "--scale" not in own:
+            own["--scale"] = [(ANTMAZE_SCALE,)]
+        if arguments.paper and hasattr(hyperparameters_of(policy), "info_reg"):
+            own.setdefault("--info_reg", [("False",), ("True",)])
+        for varied, words in _points(own):
+            for seed in numbers:
+                line = ("--policy", policy, "--env", env, "--seed", str(seed), *words)
+                jobs.append(Job(policy, env, seed, varied, line))
     return list(dict.fromkeys(jobs))
 
 
+Dimensions = dict[str, list[tuple[str, ...]]]
+
+
+def make_dimensions(words: Sequence[str]) -> Dimensions:
+    """The values of each option, by its name: `--scale 1 3` is {"--scale": [("1",), ("3",)]}.
+
+    Raises:
+        SweepError: a word belongs to no option, or the sweep gives the option itself.
+    """
+    parser = make_run_parser()
+    dimensions: Dimensions = {}
+    name = None
+    for word in words:
+        action = parser.option(word) if word.startswith("--") else None
+        if word.startswith("--") and action is None:
+            raise SweepError(f"unknown argument {word}{parser.suggestion(word)}")
+        if action is None and name is None:
+            raise SweepError(f"{word!r} belongs to no option")
+        if action is not None:
+            name = action.option_strings[0]
+            if name in REFUSED:
+                raise SweepError(f"a sweep does not take {name}")
+            given = [word.partition("=")[2]] if "=" in word else []
+            dimensions[name] = [(value,) for value in given]
+        else:
+            dimensions[name].append((word,))
+    return {name: _values(parser, name, values) for name, values in dimensions.items()}
+
+
+def _values(parser: Parser, name: str, values: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    if not values:  # a switch
+        return [()]
+    if parser.option(name).nargs != "+":
+        return values
+    if not any("," in value for (value,) in values):  # one list
+        return [tuple(value for (value,) in values)]
+    return [tuple(value.split(",")) for (value,) in values]
+
+
+def dimensions_of(policy: str, dimensions: Dimensions) -> Dimensions:
+    """The dimensions that a policy has: the hyperparameters of others do not multiply its runs."""
+    own, known = vars(hyperparameters_of(policy)), hyperparameter_types()
+    return {
+        name: values
+        for name, values in dimensions.items()
+        if name[2:] not in known or name[2:] in own
+    }
+
+
+def _points(dimensions: Dimensions) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every point of a grid: what tells it from the others, and its words."""
+    for values in itertools.product(*dimensions.values()):
+        point = dict(zip(dimensions, values, strict=True))
+        varied = tuple(
+            f"{name[2:]} {' '.join(value)}".strip()
+            for name, value in point.items()
+            if len(dimensions[name]) > 1
+        )
+        yield varied, [word for name, value in point.items() for word in (name, *value)]
+
+
 def read_state(job: Job) -> State:
-    """How far a job is, by the files of the run with the same options."""
-    wanted = vars(job.options)
-    for path in (Path("results") / job.policy).glob(f"*_{job.env}_seed{job.seed}_*.json"):
+    """How far a job is, by the files of a run with the same settings."""
+    run = job.options.run
+    for path in (run.results_dir / job.policy).glob("*.json"):
         try:
-            given = json.loads(path.read_text())["arguments"]
-            if all(given.get(k) == v for k, v in wanted.items() if k not in NOT_COMPARED):
-                return _last_row(path.with_suffix(".csv"))
-        except (OSError, ValueError, KeyError):
+            if _is_of(job, _config(path, path.stat().st_mtime_ns)):
+                table = path.with_suffix(".csv")
+                return _last_row(table, table.stat().st_mtime_ns)
+        except (OSError, ReportError):
             continue  # it does not count: main_training.py says what is wrong with it
     return State()
 
 
-def _last_row(path: Path) -> State:
-    with path.open(newline="") as file:
-        *_, row = csv.DictReader(file)
-    step = int(row["step"])
-    rate = step / max(float(row["wall_time"]), 1e-9)
-    return State(step, rate, 100 * float(row["score_mean"]))
+def _is_of(job: Job, config: dict[str, Any]) -> bool:
+    run, options = job.options.run, config.get("options", {})
+    same_data = all(options.get(k) == getattr(run, k) for k in ("source", "load_model", "name"))
+    return same_data and all(config["settings"].get(k) == v for k, v in job.settings.items())
+
+
+@functools.lru_cache(100_000)
+def _config(path: Path, mtime: int) -> dict[str, Any]:
+    """The content of a <run>.json, read again only when it has changed."""
+    return read_config(path)
+
+
+@functools.lru_cache(100_000)
+def _last_row(path: Path, mtime: int) -> State:
+    columns = read_columns(path)
+    if not len(columns.get("step", ())):
+        return State()
+    step = int(columns["step"][-1])
+    seconds = float(columns["wall_time"][-1]) if "wall_time" in columns else math.nan
+    rate = step / seconds if seconds > 0 else None
+    return State(step, rate, 100 * float(columns["score_mean"][-1]))
 
 
 def is_finished(job: Job) -> bool:
-    """Has the run come to its last step?"""
-    return read_state(job).step >= job.options.max_timesteps
+    """Whether the run has come to its last step."""
+    return read_state(job).step >= job.options.run.max_timesteps
 
 
 def run_job(arguments: Sequence[str], folder: str, log: str) -> int:
-    """What a worker does: main_training.py, its output into a file. Returns the exit code.
+    """The body of a worker: main_training.py, with its output in a file. Returns the exit code.
 
     Raises:
         ChildProcessError: a signal stopped the run; Ray tries it again.
     """
-    os.chdir(folder)
     running = Path(log).with_suffix(".running")
-    running.write_text(str(os.getpid()))
-    try:
-        with Path(log).open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-            try:
-                code = main_training.main(list(arguments))
-            except Exception:
-                traceback.print_exc()  # into the log
-                raise
-    finally:
-        running.unlink(missing_ok=True)
-    if code > 128:
-        raise ChildProcessError(f"stopped by signal {code - 128}")
+    with Path(log).open("ab") as file:
+        run = subprocess.Popen(
+            [sys.executable, str(MAIN), *arguments], cwd=folder, stdout=file, stderr=file
+        )
+        running.write_text(str(run.pid))
+        try:
+            code = run.wait()
+        except KeyboardInterrupt:  # Ray cancels the worker
+            run.send_signal(signal.SIGTERM)
+            code = run.wait()
+        finally:
+            running.unlink(missing_ok=True)
+    if code < 0 or code > 128:
+        raise ChildProcessError(f"stopped by signal {-code if code < 0 else code - 128}")
     return code
 
 
 class Sweep:
-    """The jobs on Ray, and what became of them.
+    """The jobs on Ray, and their outcomes.
 
     Attributes:
         done: by job: "skipped", "finished" or "failed: ...".
@@ -245,15 +346,13 @@ class Sweep:
         self.ray = ray
         self.jobs = list(jobs)
         self.done = {job: "skipped" for job in jobs if is_finished(job)}
+        self.started = time.monotonic()
+        self._first_steps = {job: read_state(job).step for job in jobs}
         for mark in LOGS.glob("*.running"):  # of a sweep that was killed
             mark.unlink()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address=arguments.address,
-            include_dashboard=None if arguments.address else False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        local = {} if arguments.address else {"include_dashboard": False, **LOOPBACK}
+        ray.init(address=arguments.address, log_to_driver=False, logging_level="ERROR", **local)
         self._check_resources(arguments)
         # A process for every run: nothing of one is left for the next.
         task = ray.remote(
@@ -285,15 +384,17 @@ class Sweep:
             job.log.with_suffix(".running").unlink(missing_ok=True)  # if its process was killed
             self.done[job] = self._outcome(reference, job)
 
-    def _outcome(self, reference, job: Job) -> str:
+    def _outcome(self, reference: Any, job: Job) -> str:
         try:
             code = self.ray.get(reference)
-        except self.ray.exceptions.RayError as error:
-            return f"failed: {type(error).__name__}, see {job.log}"
-        return "finished" if code == 0 else f"failed: exit code {code}, see {job.log}"
+        except self.ray.exceptions.RayError:
+            code = None
+        return "finished" if code == 0 else f"failed: {last_line(job.log)}, see {job.log}"
 
     def stop(self) -> None:
         """Ask all runs for a checkpoint and wait for it."""
+        for mark in LOGS.glob("*.running"):
+            _signal(mark)
         for reference in self.running:
             self.ray.cancel(reference)
         deadline = time.monotonic() + GRACE
@@ -308,7 +409,7 @@ class Sweep:
         marks = self._marks()
         states = {job: self.done.get(job, self._now(job, marks)) for job in self.jobs}
         counts = Counter(state.split(":")[0] for state in states.values())
-        lines = ["  ".join(f"{count} {state}" for state, count in counts.items())]
+        lines = ["  ".join(f"{count} {state}" for state, count in counts.items()) + self._left()]
         for job, state in states.items():
             if whole or state == "running" or state.startswith("failed"):
                 lines.append(f"{job.name:<44}{_progress(job)}  {state}")
@@ -317,22 +418,62 @@ class Sweep:
     def _now(self, job: Job, marks: set[str]) -> str:
         return "running" if job.log.stem in marks else "waiting"
 
+    def _left(self) -> str:
+        """The time left, by the train steps since the start."""
+        waiting = [job for job in self.jobs if job not in self.done]
+        trained = sum(read_state(job).step - self._first_steps[job] for job in self.jobs)
+        if not waiting or trained <= 0:
+            return ""
+        left = sum(job.options.run.max_timesteps - read_state(job).step for job in waiting)
+        return f"  about {duration(left * (time.monotonic() - self.started) / trained)} left"
+
+
+LOOPBACK = {"_node_ip_address": "127.0.0.1"}
+
+
+def _signal(mark: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it has just ended
+        os.kill(int(mark.read_text()), signal.SIGTERM)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a run's output, which names its error."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return "no output"
+    full = [printable(line) for line in lines if line.strip()]
+    return full[-1][:200] if full else "no output"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 minutes", "3 hours", "190 days"."""
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            amount = seconds / size
+            digits = max(0, int(math.log10(amount)) - 1)
+            return f"{round(amount, -digits):.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
+
 
 def _progress(job: Job) -> str:
     state = read_state(job)
     rate = "" if state.rate is None else f"{state.rate:.1f} steps/s"
     score = "" if state.score is None else f"score {state.score:.1f}"
-    return f"{state.step:>9}/{job.options.max_timesteps:<9}{rate:>15}{score:>13}"
+    return f"{state.step:>9}/{job.options.run.max_timesteps:<9}{rate:>15}{score:>13}"
 
 
 class Screen:
-    """Shows a text in place of the one before; into a file, now and then below it."""
+    """Shows a text in place of the one before; in a file, now and then below it."""
 
     def __init__(self):
         self._height, self._last = 0, -REFRESH_LOG
 
     def show(self, text: str, *, final: bool = False) -> None:
         if sys.stdout.isatty():
+            columns, lines = os.get_terminal_size()
+            if not final:  # lines that wrapped could not be overwritten
+                text = "\n".join(line[:columns] for line in text.split("\n")[: lines - 1])
             up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
             print(up + text, flush=True)
             self._height = text.count("\n") + 1
@@ -365,7 +506,7 @@ def _run_locked(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         if request.number is not None:
             print("stopping: the runs write their checkpoints", file=sys.stderr)
             sweep.stop()
-            print("stopped: the same command goes on from there", file=sys.stderr)
+            print("stopped: the same command resumes the sweep", file=sys.stderr)
             return 128 + request.number
     finally:
         sweep.ray.shutdown()
@@ -374,39 +515,39 @@ def _run_locked(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
 
 
 def estimate(jobs: Sequence[Job], cpus: float) -> str:
-    """The runs that are left, and at most how many hours of this machine they take."""
+    """The runs that are left, and about how long they take on this machine."""
     left = [job for job in jobs if not is_finished(job)]
     threads = max(1, round(cpus))
     torch.set_num_threads(threads)
-    costs: dict[tuple[str, str], tuple[float, float]] = {}
+    costs: dict[tuple, tuple[float, float]] = {}
     seconds = 0.0
     for job in left:
-        kind = job.policy, d4rl_tasks.get_task(job.env).robot
+        run, hyperparameters = job.options.run, job.options.hyperparameters
+        kind = job.policy, d4rl_tasks.get_task(job.env).robot, repr(hyperparameters)
         if kind not in costs:
-            costs[kind] = measure(job.policy, job.env, threads)
+            costs[kind] = measure(job.policy, hyperparameters, job.env, threads)
         of_step, of_evaluation = costs[kind]
-        steps = job.options.max_timesteps - read_state(job).step
-        seconds += steps * of_step + math.ceil(steps / job.options.eval_freq) * of_evaluation
-    at_once = max(1, int((os.cpu_count() or 1) / cpus))
+        steps = run.max_timesteps - read_state(job).step
+        seconds += steps * of_step + math.ceil(steps / run.eval_freq) * of_evaluation
+    at_once = max(1, min(len(left), int((os.cpu_count() or 1) / cpus)))
     commands = [shlex.join(["python", "main_training.py", *job.arguments]) for job in left]
-    total = (
-        f"{len(left)} of {len(jobs)} runs are left: at most {seconds / 3600:.1f} hours one after "
-        f"the other on {threads} of this machine's cores, {seconds / 3600 / at_once:.1f} with "
-        f"{at_once} at a time (from the policies' train steps and evaluations, timed just now on "
-        "the CPU; networks of default size, episodes of full length)"
-    )
+    cores = "one core" if threads == 1 else f"{threads} cores"
+    total = f"{len(left)} of {len(jobs)} runs are left"
+    if left:
+        total += f": about {duration(seconds)} of {cores}, {duration(seconds / at_once)} with "
+        total += f"{at_once} at a time (timed just now on the CPU)"
     return "\n".join([*commands, total])
 
 
-def measure(policy_name: str, env: str, threads: int) -> tuple[float, float]:
+def measure(policy_name: str, hyperparameters: Any, env: str, threads: int) -> tuple[float, float]:
     """Seconds of a train step on the CPU and, at most, of an evaluation."""
     environment = d4rl_tasks.make_vec(env, EVAL_EPISODES, threads=threads)
-    sizes = [space.shape[0] for space in _spaces(environment)]
-    module = policy_module(policy_name)
-    policy = getattr(module, policy_name)(*sizes, MAX_ACTION, module.Hyperparameters())
+    spaces = environment.single_observation_space, environment.single_action_space
+    state_dim, action_dim = (space.shape[0] for space in spaces)
+    policy = policy_class(policy_name)(RunSpec(state_dim, action_dim), hyperparameters)
     rng = np.random.default_rng(0)
-    states = rng.normal(size=(2000, sizes[0]))
-    actions = rng.uniform(-1, 1, (2000, sizes[1]))
+    states = rng.normal(size=(2000, state_dim))
+    actions = rng.uniform(-1, 1, (2000, action_dim))
     buffer = ReplayBuffer(states, actions, states, states[:, 0], np.zeros(2000))
 
     def act() -> None:
@@ -421,10 +562,6 @@ def measure(policy_name: str, env: str, threads: int) -> tuple[float, float]:
     return step, min(evaluation) * d4rl_tasks.get_task(env).max_episode_steps
 
 
-def _spaces(environment: d4rl_tasks.LockstepVectorEnv) -> tuple:
-    return environment.single_observation_space, environment.single_action_space
-
-
 def _time(function: Callable[[], object], calls: int = 6) -> float:
     """Seconds of a call, the mean of several."""
     start = time.perf_counter()
@@ -436,21 +573,24 @@ def _time(function: Callable[[], object], calls: int = 6) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments, others = make_parser().parse_known_args(argv)
-    try:
+
+    def run() -> int:
         jobs = make_jobs(arguments, others)
+        for job in jobs:  # a wrong option is found before anything runs
+            _ = job.options
         if arguments.dry_run:
             print(estimate(jobs, arguments.cpus))
             return 0
-        return run_sweep(jobs, arguments)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        print("error: ray is missing: pip install -r requirements-sweep.txt", file=sys.stderr)
-    except (SweepError, d4rl_tasks.D4RLTaskError, ConnectionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:  # before the first run began
-        return 128 + signal.SIGINT
-    return 2
+        try:
+            return run_sweep(jobs, arguments)
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise SweepError("ray is missing: pip install -r requirements-sweep.txt") from None
+        except ConnectionError as error:
+            raise SweepError(f"no Ray cluster: {error}") from error
+
+    return run_program(run)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ class Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._as_declared(word) for word in words], namespace)
 
+    def option(self, word: str) -> argparse.Action | None:
+        """The option that a word of a command line names, such as `--info-reg=True`, or None."""
+        return self._option_string_actions.get(self._as_declared(word).split("=")[0])
+
     def suggestion(self, word: str) -> str:
         """`: did you mean --option?` for the closest option, or nothing if none is close."""
         name = word.split("=")[0]

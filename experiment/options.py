@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
@@ -231,6 +232,7 @@ def _as_typed(value: Any) -> str:
     return repr(value) if value == "" else str(value)
 
 
+@functools.cache
 def _comments(hyperparameters: type) -> dict[str, str]:
     """The comment beside each field of a dataclass, by the field's name."""
     try:

@@ -26,7 +26,15 @@ LONGEST_NAME = 150  # characters, before the hash; file systems allow 255 with t
 def make_settings(
     options: Options, dataset: d4rl_tasks.Dataset, load_model_sha256: str | None
 ) -> Settings:
-    """All that decides what a run computes, as JSON would give it back.
+    """All that decides what a run computes, as JSON would give it back."""
+    return option_settings(options) | {
+        "dataset_sha256": dataset_sha256(dataset),
+        "load_model_sha256": load_model_sha256,
+    }
+
+
+def option_settings(options: Options) -> Settings:
+    """The settings that the command line and the policy's source decide, without the data.
 
     Options that are missing here (how often it is evaluated, logged or saved, and where) change
     nothing in the results. The number of train steps is a setting only of policies that depend on
@@ -37,8 +45,6 @@ def make_settings(
         **{name: getattr(run, name) for name in ("policy", "env", "backend", "seed")},
         **{name: getattr(run, name) for name in ("batch_size", "normalize")},
         **dataclasses.asdict(options.hyperparameters),
-        "dataset_sha256": dataset_sha256(dataset),
-        "load_model_sha256": load_model_sha256,
     }
     if policy_class(run.policy).depends_on_train_steps:
         settings["max_timesteps"] = run.max_timesteps

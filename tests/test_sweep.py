@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import filelock
-import numpy as np
 import pytest
+from runs import ROOT, rows_of
 
 import d4rl_tasks
-import main_training
 import sweep
+from main_training import main
 
-ROOT = Path(__file__).parent.parent
 GRID = [
     "--policies",
     "AWAC",
@@ -30,6 +29,7 @@ GRID = [
 ]
 STEPS = 2000  # that a run which is under way is still so when a signal has come through Ray
 SHORT = ["--max_timesteps", str(STEPS), "--eval_freq", "100", "--batch_size", "16"]
+SHORT += ["--hidden", "8", "8", "--logger", "none"]
 
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -67,7 +67,7 @@ def wait_for_a_run(step):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for mark in Path("results/sweep").glob("*.running"):
-            policy, env, _, seed = mark.stem.rsplit("_", 3)
+            policy, env, *_, seed = mark.stem.split("_")
             for table in Path("results", policy).glob(f"*_{env}_seed{seed}_*.csv"):
                 if int(table.read_text().splitlines()[-1].split(",")[0]) >= step:
                     return mark
@@ -106,7 +106,7 @@ def test_ctrl_c_leaves_everything_resumable(start):
     sweeping.send_signal(signal.SIGINT)
     code, out, err = end(sweeping)
     assert code == 130, out + err
-    assert "the same command goes on" in err and "Traceback" not in err
+    assert "the same command resumes the sweep" in err and "Traceback" not in err
     assert "with a checkpoint" in mark.with_suffix(".log").read_text()
     assert not list(Path("results/sweep").glob("*.running"))
     assert min(last_steps()) < STEPS
@@ -117,12 +117,15 @@ def test_ctrl_c_leaves_everything_resumable(start):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_others_finish(start, hopper):
-    smaller = ["--policies", "AWAC", "DMPO_ant", "--envs", "hopper-medium-v2", "--seeds", "1"]
-    code, out, _ = end(start(*smaller, "--hidden", "8", "8", "8"))
+def test_a_run_that_fails_is_named_with_its_error_and_the_others_finish(start, tmp_path):
+    smaller = ["--policies", "AWAC", "--envs", "hopper-medium-v2", "--seeds", "1"]
+    code, out, _ = end(start(*smaller, "--scale", "1", "1e300", "--max_timesteps", "100"))
     assert code == 1
     assert "1 failed" in out and "1 finished" in out
-    assert re.search(r"AWAC .*failed: exit code 2, see results/sweep/AWAC_.*log", out)
+    row = next(line for line in out.splitlines() if "1e300" in line)
+    assert re.search(
+        r"failed: error: .* became (nan|inf) at train step \d+; .*see results/sweep/", row
+    )
 
 
 @pytest.mark.slow
@@ -138,48 +141,110 @@ def jobs(line):
 
 def test_the_papers_grid():
     grid = jobs("--paper --eval_freq 100")
-    assert len(grid) == 6 * 18 * 5 == len({job.name for job in grid})
+    # Both DMPOs with and without the mutual information.
+    assert len(grid) == 8 * 18 * 5 == len({job.name for job in grid})
+    with_information = 0
     for job in grid:
-        options = job.options
-        assert (options.policy, options.env, options.seed) == (job.policy, job.env, job.seed)
-        assert options.scale == (5.0 if job.env.startswith("antmaze") else None)
-        assert options.eval_freq == 100
+        run, hp = job.options.run, job.options.hyperparameters
+        assert (run.policy, run.env, run.seed) == (job.policy, job.env, job.seed)
+        usual = 5.0 if job.policy == "DMPO_ant" else 10.0
+        assert hp.scale == (5.0 if job.env.startswith("antmaze") else usual)
+        assert run.eval_freq == 100
+        with_information += getattr(hp, "info_reg", False)
         d4rl_tasks.get_task(job.env)
+    assert with_information == 2 * 18 * 5
     assert len(jobs("--paper --policies iql --seeds 3 7-8")) == 18 * 3
 
 
 def test_a_given_scale_is_kept():
     (job,) = jobs("--policies DMPO --envs antmaze-umaze-v0 --seeds 1 --scale=3")
-    assert job.options.scale == 3.0
+    assert job.options.hyperparameters.scale == 3.0
 
 
-def test_what_is_left_is_estimated(hopper, capsys):
-    line = ["--policies", "AWAC", "--envs", "hopper-medium-v2", "--seeds", "1-2", *SHORT]
-    line += ["--source", str(hopper)]
-    (job, _) = jobs(" ".join(line))
-    assert sweep.main([*line, "--dry-run"]) == 0
-    before = capsys.readouterr().out
-    assert before.count("python main_training.py") == 2 and "2 of 2 runs are left" in before
-    assert main_training.main(list(job.arguments)) == 0
-    capsys.readouterr()
+def test_any_option_with_several_values_is_a_dimension():
+    grid = "--policies IQL AWAC --envs hopper-medium-v2 --seeds 0-1 --scale 1 3 10 "
+    grid = jobs(grid + "--learning_rate 1e-4 3e-4 --expectile 0.7 0.9 --hidden 8,8 16,16,16")
+    assert len(grid) == 2 * (3 * 2 * 2) * (2 + 1)  # AWAC has no expectile
+    assert {job.options.hyperparameters.scale for job in grid} == {1, 3, 10}
+    assert {job.options.hyperparameters.hidden for job in grid} == {(8, 8), (16, 16, 16)}
+    assert all("expectile" not in job.name for job in grid if job.policy == "AWAC")
+    assert len({job.log for job in grid}) == len({job.name for job in grid}) == len(grid)
+
+
+def test_one_list_of_layers_is_one_value():
+    (job,) = jobs("--policies IQL --envs hopper-medium-v2 --seeds 0 --hidden 16 8 --info-reg")
+    assert job.options.hyperparameters.hidden == (16, 8)
+
+
+@pytest.fixture
+def one_run(hopper):
+    """A job's command line for the sweep, its job, and that run finished."""
+    line = ["--policies", "IQL", "--envs", "hopper-medium-v2", "--seeds", "1", *SHORT]
+    line += ["--max_timesteps", "40", "--eval_freq", "20", "--source", str(hopper)]
+    (job,) = jobs(" ".join(line))
+    assert main(list(job.arguments)) == 0
+    return line, job
+
+
+def test_a_finished_run_is_found_whatever_it_logged(one_run):
+    line, job = one_run
     assert sweep.is_finished(job)
+    assert sweep.is_finished(jobs(" ".join([*line, "--eval_freq", "7"]))[0])
+    for other in (["--seeds", "2"], ["--tau", "0.1"], ["--max_timesteps", "50"]):
+        (different,) = jobs(" ".join([*line, *other]))
+        assert not sweep.is_finished(different)
+
+
+def test_the_command_that_a_swept_run_records_gives_the_same_run(one_run, hopper):
+    (path,) = Path("results/IQL").glob("*.json")
+    before, rows = json.loads(path.read_text()), rows_of()
+    path.unlink()
+    for file in Path("models").glob("*"):
+        file.unlink()
+    code = sweep.run_job(one_run[1].arguments, str(Path.cwd()), str(Path("log.log").resolve()))
+    assert code == 0, Path("log.log").read_text()
+    again = json.loads(path.read_text())
+    assert again["command"] == before["command"] and again["settings"] == before["settings"]
+    for one, other in zip(rows, rows_of(), strict=True):
+        assert one | {"wall_time": ""} == other | {"wall_time": ""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{", "[" * 100_000, "null", '{"settings": {"seed": null}}'),
+        '{"settings": {"policy": ["IQL"], "env": "hopper-medium-v2", "seed": 1e999}}',
+    ],
+)
+def test_files_that_are_not_of_a_run_do_not_count(one_run, text):
+    (path,) = Path("results/IQL").glob("*.json")
+    path.write_text(text)
+    assert not sweep.is_finished(one_run[1])
+
+
+@pytest.mark.parametrize("text", ["", "step\n", "step,score_mean\n1e400,0\n", "a,b\n1,2\n"])
+def test_tables_that_are_not_of_a_run_do_not_count(one_run, text):
+    (path,) = Path("results/IQL").glob("*.csv")
+    path.write_text(text)
+    assert not sweep.is_finished(one_run[1])
+
+
+def test_the_runs_that_are_left_are_estimated(one_run, capsys):
+    line, _ = one_run
+    assert sweep.main([*line, "--seeds", "1-2", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("python main_training.py") == 1
+    assert re.search(r"1 of 2 runs are left: about \d+ \w+ of one core", printed)
     assert sweep.main([*line, "--dry-run"]) == 0
-    after = capsys.readouterr().out
-    assert after.count("python main_training.py") == 1 and "1 of 2 runs are left" in after
-    longer = jobs(" ".join(line).replace(str(STEPS), "500"))[0]
-    assert not sweep.is_finished(longer)
+    assert capsys.readouterr().out == "0 of 1 runs are left\n"
 
 
-def test_an_estimate_is_near_the_time_a_run_takes(hopper):
-    (job,) = jobs(f"--policies AWAC --envs hopper-medium-v2 --seeds 1 --source {hopper}")
-    step, evaluation = sweep.measure("AWAC", "hopper-medium-v2", threads=1)
-    start = time.perf_counter()
-    assert main_training.main([*job.arguments, "--max_timesteps", "200"]) == 0
-    took = time.perf_counter() - start
-    (config,) = (json.loads(path.read_text()) for path in Path("results/AWAC").glob("*.json"))
-    assert config["arguments"]["max_timesteps"] == 200
-    assert 0.2 * 200 * step < took < 5 * (200 * step + evaluation) + 5
-    assert np.isfinite([step, evaluation]).all()
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 seconds"), (90, "90 seconds"), (4000, "67 minutes"), (1.642e7, "190 days")],
+)
+def test_durations_are_rounded_to_what_is_known(seconds, text):
+    assert sweep.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -187,6 +252,8 @@ def test_an_estimate_is_near_the_time_a_run_takes(hopper):
     [
         ("--policies DMPO --seeds 1", "give --policies, --envs and --seeds"),
         ("--policies DMPO --envs hopper-medum-v2 --seeds 1", "did you mean hopper-medium-v2"),
+        ("--paper --max_timestepz 3", "did you mean --max_timesteps?"),
+        ("--paper 3", "'3' belongs to no option"),
     ],
 )
 def test_refusals_are_one_line(line, says, capsys):
@@ -196,7 +263,7 @@ def test_refusals_are_one_line(line, says, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", ["--seeds 1-x", "--policies TD3", "--paper --max_timestepz 3", "--paper --batch_size 0"]
+    "line", ["--seeds 1-x", "--policies TD3", "--seeds 0-99999999999", "--paper --batch_size 0"]
 )
 def test_wrong_options_are_one_line(line, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -214,7 +281,7 @@ def test_without_ray_one_line_says_so():
     assert done.stderr == "error: ray is missing: pip install -r requirements-sweep.txt\n"
 
 
-def test_what_the_grid_gives_is_refused(capsys):
+def test_options_that_the_grid_gives_are_refused(capsys):
     for more in (["--seed", "3"], ["--env=hopper-medium-v2"], ["--fresh"]):
         assert sweep.main([*GRID, "--dry-run", *more]) == 2
         assert capsys.readouterr().err.startswith("error: a sweep does not take --")
