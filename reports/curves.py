@@ -19,6 +19,8 @@ from reports.style import RC, Style, styles_of
 COLUMNS = 3
 PANEL = 3.4, 2.5  # inches
 WIDE_PANEL = 5.6, 3.4  # inches, of a panel that stands alone
+FARTHEST_LIMIT = 3  # times the highest value that is drawn
+MOST_LIMITS = 3  # of runs with different discounts or rewards
 FEWEST_FOR_SPARSE_MARKERS = 30
 THOUSANDS = EngFormatter(sep="")
 BAND = "band: ± 1 standard deviation over the seeds"
@@ -58,18 +60,15 @@ QUANTITIES = {
         "critic loss, summed over steps", lambda run: run.accumulated_critic_loss, from_zero=True
     ),
 }
+LIMITS = (
+    ("data_return_max", "highest discounted return in the data"),
+    ("value_bound", "highest return that the data's rewards allow"),
+)
 DIAGNOSTICS = (
-    Quantity(
-        "value of the policy",
-        _column("value_policy"),
-        limits=(
-            ("data_return_max", "highest return in the data"),
-            ("value_bound", "highest that the rewards allow"),
-        ),
-    ),
-    Quantity("largest value of the policy", _column("value_max")),
-    Quantity("Q of the data's actions", _column("q_data")),
-    Quantity("effective sample size", _column("effective_sample_size"), from_zero=True),
+    Quantity("Q of the policy's actions, mean", _column("value_policy"), limits=LIMITS),
+    Quantity("Q of the data's actions, mean", _column("q_data"), limits=LIMITS[:1]),
+    Quantity("largest Q", _column("value_max"), limits=LIMITS),
+    Quantity("effective sample size, share", _column("effective_sample_size"), from_zero=True),
     Quantity("distance to the data's actions", _column("action_distance"), from_zero=True),
 )
 LIMIT_DASHES = {"data_return_max": (1, 2), "value_bound": (6, 2)}
@@ -132,7 +131,7 @@ def draw_diagnostics(tasks: Sequence[Task], styles: dict[str, Style]) -> Figure:
             row[0].set_ylabel(task.name, fontsize=8)
         for axis in grid[-1]:
             axis.set_xlabel("train steps")
-        _add_legend(figure, tasks, styles, DIAGNOSTICS[0].limits)
+        _add_legend(figure, tasks, styles, LIMITS)
     return figure
 
 
@@ -198,10 +197,11 @@ def _draw_group(
 
 
 def _draw_limit(axis: Axes, task: Task, name: str) -> None:
-    """A dashed line at a limit that follows from the data, the same for all of a task's runs."""
+    """A line at a limit that follows from the data, unless it is far above all curves."""
     values = np.concatenate([run.column(name) for group in task.groups for run in group.runs])
     values = np.unique(values[np.isfinite(values)])
-    for value in values[:: max(1, len(values) // 2)]:
+    highest = max((np.nanmax(curve.get_ydata()) for curve in axis.lines), default=-math.inf)
+    for value in values[values <= FARTHEST_LIMIT * abs(highest)][:MOST_LIMITS]:
         axis.axhline(value, color="#444444", lw=1, dashes=LIMIT_DASHES[name])
 
 
@@ -209,15 +209,14 @@ def _finish(axis: Axes, quantity: Quantity) -> None:
     axis.xaxis.set_major_formatter(_tick_text)
     axis.yaxis.set_major_formatter(_tick_text)
     axis.set_xlim(left=0)
-    values = [curve.get_ydata() for curve in axis.lines if len(curve.get_ydata()) > 0]
-    values = np.concatenate([np.asarray(one, float) for one in values] or [np.zeros(0)])
+    values = np.concatenate([np.zeros(0), *(curve.get_ydata() for curve in axis.lines)])
     values = values[np.isfinite(values)]
     if not len(values):
         axis.text(0.5, 0.5, "not measured", ha="center", color="#777777", transform=axis.transAxes)
         axis.set(xticks=[], yticks=[])
         return
     if quantity.from_zero and values.min() >= 0:
-        axis.set_ylim(0, 1.05 * max(values.max(), np.finfo(np.float32).tiny))
+        axis.set_ylim(0, 1.03 * axis.get_ylim()[1])
     if quantity.is_log and values.max() > 10 * values.min() > 0:
         axis.set_yscale("log", nonpositive="clip")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -117,10 +117,10 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
         if len({run.seed for run in group.runs}) < len(group.runs):
             notes.append(f"{name}: a seed is there twice: {', '.join(r.name for r in group.runs)}")
         notes += [
-            f"{run.name}: the policy's value left the range that the data's rewards allow at step "
-            f"{run.left_range_at}: its critic diverges"
+            f"{run.name}: from step {run.overestimates_from} on its critic gives values above any "
+            "return that the data's rewards allow"
             for run in group.runs
-            if run.left_range_at is not None
+            if run.overestimates_from is not None
         ]
     for task in make_tasks(groups):
         lengths = {group.method: group.train_steps for group in task.groups}

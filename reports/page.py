@@ -25,7 +25,7 @@ from reports.curves import (
 from reports.groups import Group, Task, make_tasks, methods_of
 from reports.runs import Run
 from reports.style import RC, SVG_METADATA, Style, styles_of
-from reports.tables import LEFT_RANGE, Cell, Table, mean_and_std, score_text
+from reports.tables import OVERESTIMATES, Cell, Table, mean_and_std, score_text
 
 TITLE = "Results"
 PANEL = 4.2, 2.9  # inches of 96 pixels, so that text has the size of the page's
@@ -34,8 +34,9 @@ BANNER = (
     "D4RL's: their scores do not compare with published ones. Tasks: "
 )
 DIAGNOSTICS_NOTE = (
-    "Means on a fixed sample of the dataset's states, at every evaluation. Dotted: the highest "
-    "discounted return in the data. Dashed: the highest value that the data's rewards allow."
+    "On a fixed sample of the dataset's states, at every evaluation. "
+    "Dotted: the highest discounted return in the data. Dashed: the highest return that the data's "
+    "rewards allow; values above it are wrong. Far above the curves they are left out."
 )
 
 
@@ -199,8 +200,8 @@ def _run(run: Run, folder: Path) -> str:
         for path in (run.path, run.path.with_suffix(".csv"))
     )
     result = f"seed {run.seed}: score {score_text(run.final_score)} after {run.train_steps} steps"
-    if run.left_range_at is not None:
-        result += f" ({LEFT_RANGE} from step {run.left_range_at} on)"
+    if run.overestimates_from is not None:
+        result += f" ({OVERESTIMATES} from step {run.overestimates_from} on)"
     code = html.escape("; ".join(run.code))
     words = "".join(
         f"<span>{html.escape(word)}</span> " for word in printable(run.config["command"]).split()

@@ -113,9 +113,10 @@ class Run:
         return np.cumsum(self.critic_loss * np.diff(self.steps, prepend=0))
 
     @property
-    def left_range_at(self) -> int | None:
-        """First step at which the policy's value exceeds what the data's rewards allow."""
-        above = self.column("value_policy") > self.column("value_bound")
+    def overestimates_from(self) -> int | None:
+        """First step at which a value exceeds every return that the data's rewards allow."""
+        largest = np.fmax(self.column("value_policy"), self.column("value_max"))
+        above = largest > self.column("value_bound")
         return int(self.steps[above.argmax()]) if above.any() else None
 
 

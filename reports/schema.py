@@ -98,7 +98,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
     Returns:
         its columns by name, (evaluations,) each: `step` int64, the others float64 with NaN for an
-        empty field; empty without any evaluation.
+        empty or infinite field; empty without any evaluation.
 
     Raises:
         BadFileError: it is not one.
@@ -113,7 +113,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 def _read(path: Path, limit: int) -> str:
     """The text of a regular file. Others, such as pipes, are not waited for."""
-    with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123: Path takes no opener
+    with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise BadFileError(f"{path.name} is not a regular file")
         content = file.read(limit + 1)
@@ -140,9 +140,10 @@ def _columns(header: list[str], *rows: list[str]) -> dict[str, np.ndarray]:
         if len(row) != len(header):
             raise ValueError(f"line {number} has {len(row)} fields, the first {len(header)}")
     values = np.array([[_number(field) for field in row] for row in rows])
-    columns = dict(zip(header, values.T.reshape(len(header), -1), strict=True))
+    columns = dict(zip(header, values.T.reshape(len(header), -1).copy(), strict=True))
     _check_limit("score_mean", columns["score_mean"], LARGEST_SCORE, must_be_known=True)
     for name, column in columns.items():
+        column[np.isinf(column)] = math.nan  # a bound may be infinite; nothing can be drawn of it
         _check_limit(name, column, LARGEST_VALUE)
     columns["step"] = _steps(columns["step"])
     return columns

@@ -44,15 +44,15 @@ class Table:
 
 
 EMPTY = Cell("", "")
-LEFT_RANGE = "†"
+OVERESTIMATES = "†"
 SCORE_NOTE = (
     f"Normalised score x 100: the mean of a run's last {LAST_EVALUATIONS} evaluations (of all, if "
     "there are fewer), then mean ± standard deviation over the seeds (number of seeds). The best "
     "of a task is bold."
 )
-LEFT_RANGE_NOTE = (
-    f" {LEFT_RANGE}: the policy's value left the range that the data's rewards allow: the critic "
-    "diverges."
+OVERESTIMATES_NOTE = (
+    f" {OVERESTIMATES}: in a run the critic gives values above any return that the data's rewards "
+    "allow."
 )
 LOSS_NOTE = (
     "Critic loss (squared TD error, summed over the twins) summed over all train steps; mean ± "
@@ -71,8 +71,8 @@ IMPROVEMENT_NOTE = (
 def make_tables(groups: Sequence[Group]) -> list[Table]:
     """All tables of the report, the scores first."""
     tasks = make_tasks(groups)
-    has_marks = any(run.left_range_at is not None for group in groups for run in group.runs)
-    note = SCORE_NOTE + LEFT_RANGE_NOTE * has_marks
+    has_marks = any(run.overestimates_from is not None for group in groups for run in group.runs)
+    note = SCORE_NOTE + OVERESTIMATES_NOTE * has_marks
     losses = by_method(
         "Accumulated critic loss", LOSS_NOTE, tasks, lambda run: run.critic_loss_sum, loss_text, min
     )
@@ -126,7 +126,7 @@ def _mean_cell(
         return EMPTY
     mean, spread = mean_and_std(values)
     text = show(mean) + ("" if spread is None else f" ± {show(spread)}")
-    mark = LEFT_RANGE if any(run.left_range_at is not None for run in group.runs) else ""
+    mark = OVERESTIMATES if any(run.overestimates_from is not None for run in group.runs) else ""
     return Cell(f"{text} ({len(values)}){mark}", mean, group=group)
 
 
@@ -276,7 +276,7 @@ def csv_table(groups: Sequence[Group]) -> str:
     writer.writerow(
         [
             *("task", "policy", "method", "settings", "synthetic", "data", "seeds", "score_mean"),
-            *("score_std", "evaluations", "train_steps", "critic_loss_sum", "left_range"),
+            *("score_std", "evaluations", "train_steps", "critic_loss_sum", "overestimate"),
         ]
     )
     for group in groups:
@@ -294,7 +294,7 @@ def _csv_row(group: Group) -> list:
         *(len(group.runs), mean, "" if spread is None else spread),
         *(min(LAST_EVALUATIONS, len(first.steps)), " ".join(map(str, group.train_steps))),
         "" if np.isnan(losses).any() else losses.mean(),
-        sum(run.left_range_at is not None for run in group.runs),
+        sum(run.overestimates_from is not None for run in group.runs),
     ]
 
 
