@@ -1,115 +1,263 @@
-"""Learning curves and critic losses: a panel for each line of the report's table."""
+"""Learning curves, critic losses and values: a panel for each task."""
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from reports.runs import Group, Run
-from reports.style import RC, policy_colour
-from reports.tables import Line, policies_of
+from reports.groups import Group, Task, methods_of
+from reports.runs import Run
+from reports.style import RC, Style, styles_of
 
 COLUMNS = 3
-PANEL = 3.3, 2.5  # inches
+PANEL = 3.4, 2.5  # inches
+WIDE_PANEL = 5.6, 3.4  # inches, of a panel that stands alone
+FARTHEST_LIMIT = 3  # times the highest value that is drawn
+MOST_LIMITS = 3  # of runs with different discounts or rewards
+FEWEST_FOR_SPARSE_MARKERS = 30
+THOUSANDS = EngFormatter(sep="")
+BAND = "band: ± 1 standard deviation over the seeds"
 
 
-def make_figures(lines: Sequence[Line]) -> dict[str, Figure]:
-    """The report's figures by the names of their files, in the order they are shown."""
-    with matplotlib.rc_context(RC):
-        return {
-            "learning_curves": draw(
-                lines, lambda run: run.scores, "normalised score x 100", shared=True
-            ),
-            "critic_loss": draw(
-                lines, lambda run: run.critic_loss, "critic loss (squared TD error)", log=True
-            ),
-            "critic_loss_accumulated": draw(
-                lines,
-                lambda run: run.accumulated_critic_loss,
-                "critic loss, summed over steps",
-                from_zero=True,
-            ),
-        }
+@dataclass(frozen=True)
+class Quantity:
+    """Something to draw against the train steps.
 
-
-def draw(
-    lines: Sequence[Line],
-    quantity: Callable[[Run], np.ndarray],
-    label: str,
-    *,
-    shared: bool = False,
-    log: bool = False,
-    from_zero: bool = False,
-) -> Figure:
-    """Mean over seeds against train steps, with a band of one standard deviation to both sides.
-
-    Args:
-        quantity: a run's value at each evaluation, (E,).
+    Attributes:
         label: of the y axis.
-        shared: all panels have one y axis.
-        log: the y axis is logarithmic where values differ by more than a factor of ten.
+        values: a run's value at each evaluation, (E,); NaN where it is unknown.
+        is_shared: all panels have one y axis.
+        is_log: the y axis is logarithmic where values differ by more than a factor of ten.
         from_zero: the y axis starts at zero.
+        limits: (E,) values that do not depend on the policy, by their names; drawn as limits.
     """
-    columns = min(COLUMNS, len(lines))
-    rows = math.ceil(len(lines) / columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08)
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=shared).flat)
-    for axis, line in zip(axes, lines, strict=False):
-        for group in line.groups:
-            _draw_group(axis, group, quantity)
-        _finish(axis, line, log)
-        if from_zero:
-            axis.set_ylim(bottom=0)
-    for axis in axes[::columns]:
-        axis.set_ylabel(label)
-    for axis in axes[: len(lines)][-columns:]:  # nothing is below them
-        axis.set_xlabel("train steps")
-    for axis in axes[len(lines) :]:
-        axis.remove()
-    figure.align_ylabels()
-    _add_legend(figure, lines)
+
+    label: str
+    values: Callable[[Run], np.ndarray]
+    is_shared: bool = False
+    is_log: bool = False
+    from_zero: bool = False
+    limits: tuple[tuple[str, str], ...] = ()
+
+
+def _column(name: str) -> Callable[[Run], np.ndarray]:
+    return lambda run: run.column(name)
+
+
+QUANTITIES = {
+    "learning_curves": Quantity("normalised score x 100", lambda run: run.scores, is_shared=True),
+    "critic_loss": Quantity(
+        "critic loss (squared TD error)", lambda run: run.critic_loss, is_log=True
+    ),
+    "critic_loss_accumulated": Quantity(
+        "critic loss, summed over steps", lambda run: run.accumulated_critic_loss, from_zero=True
+    ),
+}
+LIMITS = (
+    ("data_return_max", "highest discounted return in the data"),
+    ("value_bound", "highest return that the data's rewards allow"),
+)
+DIAGNOSTICS = (
+    Quantity("Q of the policy's actions, mean", _column("value_policy"), limits=LIMITS),
+    Quantity("Q of the data's actions, mean", _column("q_data"), limits=LIMITS[:1]),
+    Quantity("largest Q", _column("value_max"), limits=LIMITS),
+    Quantity("effective sample size, share", _column("effective_sample_size"), from_zero=True),
+    Quantity("distance to the data's actions", _column("action_distance"), from_zero=True),
+)
+LIMIT_DASHES = {"data_return_max": (1, 2), "value_bound": (6, 2)}
+
+
+def make_figures(tasks: Sequence[Task]) -> dict[str, Figure]:
+    """The report's figures by the names of their files, in the order they are shown."""
+    groups = [group for task in tasks for group in task.groups]
+    styles = styles_of(methods_of(groups))
+    figures = {
+        name: draw(tasks, quantity, styles)
+        for name, quantity in QUANTITIES.items()
+        if _is_known(groups, quantity)
+    }
+    if has_diagnostics(groups):
+        measured = [task for task in tasks if has_diagnostics(task.groups)]
+        figures["diagnostics"] = draw_diagnostics(measured, styles)
+    return figures
+
+
+def has_diagnostics(groups: Sequence[Group]) -> bool:
+    """Whether any run has a column of the diagnostics."""
+    return any(_is_known(groups, quantity) for quantity in DIAGNOSTICS)
+
+
+def draw(tasks: Sequence[Task], quantity: Quantity, styles: dict[str, Style]) -> Figure:
+    """A quantity's mean over seeds against train steps, a panel for each task, with bands."""
+    columns = min(COLUMNS, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    width, height = PANEL if len(tasks) > 1 else WIDE_PANEL
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(width * columns, height * rows + 0.6), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.08)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=quantity.is_shared)
+        axes = list(grid.flat)
+        for axis, task in zip(axes, tasks, strict=False):
+            draw_panel(axis, task, quantity, styles)
+            axis.set_title(task.name, loc="left", fontsize=8)
+        for axis in axes[::columns]:
+            axis.set_ylabel(quantity.label)
+        for axis in axes[: len(tasks)][-columns:]:  # nothing is below them
+            axis.set_xlabel("train steps")
+        for axis in axes[len(tasks) :]:
+            axis.remove()
+        figure.align_ylabels()
+        _add_legend(figure, tasks, styles)
     return figure
 
 
-def _draw_group(axis: Axes, group: Group, quantity: Callable[[Run], np.ndarray]) -> None:
-    values = np.stack([quantity(run) for run in group.runs])
-    steps, mean = group.runs[0].steps, values.mean(0)
-    colour = policy_colour(group.policy)
-    few = len(steps) <= 30
-    axis.plot(steps, mean, color=colour, lw=1.4, marker="o" if few else None, ms=2.5)
-    if len(values) > 1:
-        std = values.std(0, ddof=1)
-        axis.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+def draw_diagnostics(tasks: Sequence[Task], styles: dict[str, Style]) -> Figure:
+    """A row of panels for each task: values, effective sample size, distance of the actions."""
+    with matplotlib.rc_context(RC):
+        size = 2.8 * len(DIAGNOSTICS), PANEL[1] * len(tasks) + 0.6
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(tasks), len(DIAGNOSTICS), squeeze=False)
+        for row, task in zip(grid, tasks, strict=True):
+            for axis, quantity in zip(row, DIAGNOSTICS, strict=True):
+                draw_panel(axis, task, quantity, styles)
+                axis.set_title(quantity.label, loc="left", fontsize=8)
+            row[0].set_ylabel(task.name, fontsize=8)
+        for axis in grid[-1]:
+            axis.set_xlabel("train steps")
+        _add_legend(figure, tasks, styles, LIMITS)
+    return figure
 
 
-def _finish(axis: Axes, line: Line, log: bool) -> None:
-    # A setting's name and value stay on one line.
-    settings = ", ".join(part.replace(" ", "\xa0") for part in line.settings.split(", "))
-    title = [line.task, *textwrap.wrap(settings, 42)]
-    axis.set_title("\n".join(title), loc="left", fontsize=8)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+def draw_panel(
+    axis: Axes, task: Task, quantity: Quantity, styles: dict[str, Style], prefix: str = ""
+) -> None:
+    """One task's methods. In an SVG the parts of the i-th method have the id <prefix>-m<i>."""
+    order = list(styles)
+    for group in task.groups:
+        index = order.index(group.method)
+        _draw_group(axis, group, quantity, styles[group.method], index, f"{prefix}-m{index}")
+    for name, _ in quantity.limits:
+        _draw_limit(axis, task, name)
+    _finish(axis, quantity)
+
+
+def mean_and_band(
+    group: Group, values: Callable[[Run], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation over a group's runs at every step that one was evaluated at.
+
+    Runs that were evaluated at other steps are interpolated; runs that have ended are left out.
+
+    Returns:
+        steps (E,), means (E,), standard deviations (E,): NaN where fewer than two runs are known.
+    """
+    steps = np.unique(np.concatenate([run.steps for run in group.runs]))
+    rows = [
+        np.interp(steps, run.steps, values(run), left=math.nan, right=math.nan)
+        for run in group.runs
+    ]
+    known = np.ma.masked_invalid(np.stack(rows))
+    std = known.std(0, ddof=1) if len(rows) > 1 else np.ma.masked_all(len(steps))
+    std = np.ma.masked_where(known.count(0) < 2, std)
+    return steps, known.mean(0).filled(math.nan), std.filled(math.nan)
+
+
+def _draw_group(
+    axis: Axes, group: Group, quantity: Quantity, style: Style, index: int, gid: str
+) -> None:
+    steps, mean, std = mean_and_band(group, quantity.values)
+    if np.isnan(mean).all():
+        return
+    gap = max(1, len(steps) // 8)
+    is_dense = len(steps) > FEWEST_FOR_SPARSE_MARKERS
+    (line,) = axis.plot(
+        steps,
+        mean,
+        color=style.colour,
+        lw=style.width,
+        dashes=style.dashes or (None, None),
+        marker=style.marker,
+        ms=3.5,
+        # Each method has its markers elsewhere, so that lines on each other are told apart.
+        markevery=(index * gap // 4 % gap, gap) if is_dense else 1,
+    )
+    line.set_gid(gid)
+    if np.isfinite(std).any():
+        band = axis.fill_between(
+            steps, mean - std, mean + std, color=style.colour, alpha=0.15, lw=0
+        )
+        band.set_gid(f"band{gid}")
+
+
+def _draw_limit(axis: Axes, task: Task, name: str) -> None:
+    """A line at a limit that follows from the data, unless it is far above all curves."""
+    values = np.concatenate([run.column(name) for group in task.groups for run in group.runs])
+    values = np.unique(values[np.isfinite(values)])
+    highest = max((np.nanmax(curve.get_ydata()) for curve in axis.lines), default=-math.inf)
+    for value in values[values <= FARTHEST_LIMIT * abs(highest)][:MOST_LIMITS]:
+        axis.axhline(value, color="#444444", lw=1, dashes=LIMIT_DASHES[name])
+
+
+def _finish(axis: Axes, quantity: Quantity) -> None:
+    axis.xaxis.set_major_formatter(_tick_text)
+    axis.yaxis.set_major_formatter(_tick_text)
     axis.set_xlim(left=0)
-    values = np.concatenate([curve.get_ydata() for curve in axis.lines])
-    values = values[np.isfinite(values)]  # none, if the policy has no critic
-    if log and len(values) and values.max() > 10 * values.min() > 0:
+    values = np.concatenate([np.zeros(0), *(curve.get_ydata() for curve in axis.lines)])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        axis.text(0.5, 0.5, "not measured", ha="center", color="#777777", transform=axis.transAxes)
+        axis.set(xticks=[], yticks=[])
+        return
+    if quantity.from_zero and values.min() >= 0:
+        axis.set_ylim(0, 1.03 * axis.get_ylim()[1])
+    if quantity.is_log and values.max() > 10 * values.min() > 0:
         axis.set_yscale("log", nonpositive="clip")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter(_tick_text)
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _add_legend(figure: Figure, lines: Sequence[Line]) -> None:
-    policies = policies_of(lines)
-    handles = [
-        matplotlib.lines.Line2D([], [], color=policy_colour(policy), lw=2, label=policy)
-        for policy in policies
+def _tick_text(value: float, _: int | None = None) -> str:
+    """A number at an axis: 20k and not 20000, but 0.02."""
+    return THOUSANDS(value) if abs(value) >= 1000 else f"{value:g}"
+
+
+def _is_known(groups: Sequence[Group], quantity: Quantity) -> bool:
+    return any(np.isfinite(quantity.values(run)).any() for group in groups for run in group.runs)
+
+
+def _add_legend(
+    figure: Figure,
+    tasks: Sequence[Task],
+    styles: dict[str, Style],
+    limits: Sequence[tuple[str, str]] = (),
+) -> None:
+    handles: list = [
+        Line2D(
+            [],
+            [],
+            color=style.colour,
+            lw=style.width,
+            dashes=style.dashes or (None, None),
+            marker=style.marker,
+            ms=3.5,
+            label=method,
+        )
+        for method, style in styles.items()
     ]
-    columns = len(policies) if len(lines) > 1 else 3
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    handles += [
+        Line2D([], [], color="#444444", lw=1, dashes=LIMIT_DASHES[name], label=label)
+        for name, label in limits
+    ]
+    widest = max(len(handle.get_label()) for handle in handles)
+    if any(len(group.runs) > 1 for task in tasks for group in task.groups):
+        handles.append(Patch(color="#777777", alpha=0.25, lw=0, label=BAND))
+    columns = max(1, int(figure.get_figwidth() * 11 // (widest + 6)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))

@@ -1,5 +1,7 @@
-"""The package's own exception: one clear line for a person."""
+"""The package's own exception."""
+
+from d4rl_tasks.errors import UserError
 
 
-class ReportError(Exception):
-    """Something a user can mend; the message is one line."""
+class ReportError(UserError):
+    """Something about a report that the user can mend."""

@@ -9,34 +9,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from d4rl_tasks.errors import D4RLTaskError
 from reports.errors import ReportError
 from reports.models import Episode, Model, play, read_model
+from reports.paths import output_path
 from reports.style import RC, component_colours, save
 
 TIME_BINS = 40
+LONGEST_LEGEND = 24
+WINDOW = 150  # steps of the first episode that are shown one by one
 
 
-def write_latent(path: Path, out: Path | None, episodes: int, seed: int) -> None:
-    """Play episodes of a model of DMPO or DMPO_ant, and draw them to <out>.png and .svg.
+def write_latent(path: Path, out: Path | None, episodes: int, seed: int | None) -> None:
+    """Play episodes of a model with components, and draw them to <out>.png and .svg.
+
+    Args:
+        out: a file or a folder; None writes beside the model.
+        seed: of the run whose evaluation is played; None takes the model's.
 
     Raises:
-        ReportError: the model or `out` cannot be used, or the policy is another.
+        UserError: the model or `out` cannot be used, or the policy has no components.
     """
     model = read_model(path)
     if not model.components:
         raise ReportError(
-            f"{path} is a model of {type(model.policy).__name__}: only DMPO and DMPO_ant choose "
-            "among components"
+            f"{path} is a model of {model.policy_name}: only DMPO and DMPO_ant choose among "
+            "components"
         )
-    played = play(model, episodes, seed)
-    stem = out or path.with_name(f"{path.stem}_latent")
+    stem = output_path(out, path.with_name(f"{path.stem}_latent"))
     if stem.suffix in (".png", ".svg"):
         stem = stem.with_suffix("")
-    try:
-        paths = save(draw(model, played), stem)
-    except D4RLTaskError as error:
-        raise ReportError(str(error)) from error
+    played = play(model, episodes, model.seed if seed is None else seed)
+    paths = save(draw(model, played), stem)
     for component, share in enumerate(shares(played, model.components)):
         print(f"component {component} acts in {100 * share:5.1f} % of the steps")
     print("written to " + " and ".join(map(str, paths)))
@@ -48,30 +51,40 @@ def shares(episodes: Sequence[Episode], components: int) -> np.ndarray:
     return np.bincount(acted, minlength=components) / len(acted)
 
 
+def window(episode: Episode) -> slice:
+    """The middle steps of an episode, at most 150."""
+    start = max(0, (len(episode.returns) - WINDOW) // 2)
+    return slice(start, min(start + WINDOW, len(episode.returns)))
+
+
 def draw(model: Model, episodes: Sequence[Episode]) -> Figure:
-    """Four panels: states, component use over time, values and their differences in an episode."""
+    """Four panels: states, use over time, and a window of an episode: who acts, and the values."""
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(10, 7), layout="constrained")
-        states, use, values, gaps = figure.subplots(2, 2).flat
+        figure = Figure(figsize=(11, 7.5), layout="constrained")
+        (states, use), (acting, gaps) = figure.subplots(2, 2)
         colours = component_colours(model.components)
         _draw_states(states, episodes, colours)
-        _draw_use(use, episodes, colours)
-        _draw_values(values, episodes[0], colours)
-        _draw_gaps(gaps, episodes[0], colours)
-        handles = [
-            Line2D([], [], color=colour, lw=4, label=f"{index} ({100 * share:.1f} %)")
-            for index, (colour, share) in enumerate(
-                zip(colours, shares(episodes, model.components), strict=True)
-            )
-        ]
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=min(8, len(handles)),
-            title="component (share of all steps in which it acts)",
-        )
-        figure.suptitle(model.name, fontsize=9)
+        _draw_use(use, episodes, model.components)
+        _draw_acting(acting, episodes[0], colours)
+        _draw_gaps(gaps, episodes[0])
+        _add_legend(figure, shares(episodes, model.components), colours)
+        figure.suptitle(f"{model.policy_name} on {model.env}, seed {model.seed}", fontsize=9)
     return figure
+
+
+def _add_legend(figure: Figure, share: np.ndarray, colours: list[str]) -> None:
+    """Name the components that act most."""
+    most = np.sort(np.argsort(-share, kind="stable")[:LONGEST_LEGEND])
+    handles = [
+        Line2D([], [], color=colours[index], lw=4, label=f"{index} ({100 * share[index]:.1f} %)")
+        for index in most
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(8, len(handles)),
+        title="component (share of all steps in which it acts)",
+    )
 
 
 def principal_components(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +99,7 @@ def principal_components(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = states - states.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     variance = np.square(singular)
-    # States that are all one have no variance; any positive number gives shares of 0.
+    # Equal states have no variance; any positive number gives shares of 0.
     return centred @ directions[:2].T, variance[:2] / max(variance.sum(), np.finfo(float).tiny)
 
 
@@ -104,55 +117,62 @@ def _draw_states(axis: Axes, episodes: Sequence[Episode], colours: list[str]) ->
     axis.set_ylabel(f"2nd principal component ({100 * held[1]:.0f} %)")
 
 
-def _draw_use(axis: Axes, episodes: Sequence[Episode], colours: list[str]) -> None:
-    """Share of the steps in a stretch of time, over the episodes that still ran."""
+def use_over_time(episodes: Sequence[Episode], components: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each component acts in each stretch of time, of the episodes that still run.
+
+    Returns:
+        the edges of the stretches in steps (B + 1,), and shares (K, B) that sum to 1 over K.
+    """
     steps = np.concatenate([np.arange(len(episode.returns)) for episode in episodes])
     acted = np.concatenate([episode.components for episode in episodes])
     edges = np.unique(np.linspace(0, steps.max() + 1, TIME_BINS + 1).astype(int))
-    counts, _, _ = np.histogram2d(acted, steps, bins=(np.arange(len(colours) + 1), edges))
-    share = 100 * counts / counts.sum(0)
-    bottom = np.zeros(share.shape[1])
-    for row, colour in zip(share, colours, strict=True):
-        axis.bar(edges[:-1], row, np.diff(edges), bottom, align="edge", color=colour, lw=0)
-        bottom += row
-    axis.set(xlim=(0, edges[-1]), ylim=(0, 100), xlabel="step of the episode")
-    axis.set_ylabel("share of the running episodes (%)")
-    axis.set_title("which component acts when", loc="left")
-    axis.grid(False)
+    counts, _, _ = np.histogram2d(acted, steps, bins=(np.arange(components + 1), edges))
+    return edges, counts / counts.sum(0)
 
 
-def _draw_values(axis: Axes, episode: Episode, colours: list[str]) -> None:
-    # Ever thinner, so that those of equal value are all seen.
-    widths = np.linspace(5, 1, len(colours))
-    for values, colour, width in zip(episode.values.T, colours, widths, strict=True):
-        axis.plot(values, color=colour, lw=width)
-    axis.set_title("value of each component, first episode", loc="left")
-    axis.set_ylabel("Q(s, mu(s, z)), discounted return")
-    _time_axis(axis, episode)
-
-
-def _draw_gaps(axis: Axes, episode: Episode, colours: list[str]) -> None:
-    gaps = episode.values - episode.values.max(1, keepdims=True)
-    for gap, colour in zip(gaps.T, colours, strict=True):
-        axis.plot(gap, color=colour, lw=0.8)
-    # A few steps of a fall must not flatten all others.
-    axis.set_ylim(min(1.2 * np.quantile(gaps, 0.01), -1e-6), 0)
-    axis.set_title("the same, relative to the best; strip: which acts", loc="left", pad=16)
-    axis.set_ylabel("Q - max Q, discounted return")
-    _time_axis(axis, episode)
-    strip = axis.inset_axes((0, 1.01, 1, 0.05), sharex=axis)
-    _draw_strip(strip, episode, colours)
-
-
-def _draw_strip(axis: Axes, episode: Episode, colours: list[str]) -> None:
-    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in colours])
-    steps = len(episode.returns)
-    axis.imshow(
-        rgb[episode.components][None], aspect="auto", extent=(0, steps, 0, 1), interpolation="none"
+def _draw_use(axis: Axes, episodes: Sequence[Episode], components: int) -> None:
+    edges, share = use_over_time(episodes, components)
+    image = axis.pcolormesh(
+        edges, np.arange(components + 1) - 0.5, 100 * share, cmap="Blues", vmin=0, vmax=100
     )
-    axis.axis("off")
-
-
-def _time_axis(axis: Axes, episode: Episode) -> None:
-    axis.set_xlim(0, len(episode.returns))
+    axis.figure.colorbar(image, ax=axis, label="share of the running episodes (%)")
+    axis.set_title(f"which component acts when, {len(episodes)} episodes", loc="left")
     axis.set_xlabel("step of the episode")
+    _component_axis(axis, components)
+
+
+def _draw_acting(axis: Axes, episode: Episode, colours: list[str]) -> None:
+    shown = window(episode)
+    steps = np.arange(shown.start, shown.stop)
+    acted = episode.components[shown]
+    axis.bar(steps, 0.9, 1.0, acted - 0.45, align="edge", color=np.array(colours)[acted], lw=0)
+    axis.set_title(f"which component acts, first episode, {len(steps)} steps", loc="left")
+    axis.set(xlim=(shown.start, shown.stop), xlabel="step of the episode")
+    _component_axis(axis, len(colours))
+
+
+def _draw_gaps(axis: Axes, episode: Episode) -> None:
+    """How far each component's value is below the best one's, in the same window."""
+    shown = window(episode)
+    values = episode.values[shown]
+    gaps = (values.max(1, keepdims=True) - values).T
+    image = axis.pcolormesh(
+        np.arange(shown.start, shown.stop + 1),
+        np.arange(len(gaps) + 1) - 0.5,
+        gaps,
+        cmap="viridis_r",
+        vmin=0,
+        # A few steps of a fall must not flatten all others.
+        vmax=max(float(np.quantile(gaps, 0.99)), 1e-6),
+    )
+    axis.figure.colorbar(image, ax=axis, label="max Q - Q(s, mu(s, z)), discounted return")
+    axis.set_title("value of each component, below the best one's, same steps", loc="left")
+    axis.set_xlabel("step of the episode")
+    _component_axis(axis, len(gaps))
+
+
+def _component_axis(axis: Axes, components: int) -> None:
+    axis.set_ylabel("component")
+    axis.set_ylim(components - 0.5, -0.5)
+    axis.set_yticks(range(0, components, max(1, components // 10)))
+    axis.grid(False)

@@ -1,7 +1,7 @@
 """Comparisons over several tasks, as Agarwal et al. advise (2021, arXiv:2108.13264).
 
 Intervals are 95 % percentile bootstrap intervals. Where every task has two seeds or more, runs are
-drawn anew within each task (stratified); with fewer, tasks are drawn anew.
+resampled within each task (stratified); with fewer, tasks are resampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class Estimate:
 
     Attributes:
         low, high: None where a single run leaves nothing to draw from.
-        drawn: what the bootstrap drew: "runs", "tasks" or "".
+        drawn: the units that the bootstrap resamples: "runs", "tasks" or "".
     """
 
     value: float
@@ -43,10 +43,10 @@ def interquartile_mean(tasks: Sequence[np.ndarray]) -> Estimate:
 
 
 def probability_of_improvement(tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
-    """How likely a run of one policy scores above a run of another, mean over tasks; ties half.
+    """Probability that a run of one policy scores above one of another; ties count half.
 
     Args:
-        tasks: for each task the scores of both, (seeds,) float64 each.
+        tasks: for each task the scores of both, (seeds,) float64 each; the mean is over tasks.
     """
 
     def mean(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

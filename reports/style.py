@@ -1,21 +1,25 @@
-"""One look for all figures: colours, fonts, files."""
+"""One look for all figures: colours, lines, fonts, files."""
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from d4rl_tasks.files import atomic_path
-from reports.runs import POLICY_ORDER
+from experiment.options import POLICIES
 
-# Okabe and Ito's palette: people who are colour-blind can tell them apart.
-BLUE, SKY, ORANGE, GREEN, PURPLE, RED, BLACK, YELLOW = OKABE_ITO = (
-    *("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#000000", "#F0E442"),
-)
-POLICY_COLOURS = dict(
-    zip(POLICY_ORDER, (BLUE, SKY, ORANGE, GREEN, PURPLE, RED), strict=True),
-)
+# Okabe and Ito's palette without black and yellow: people who are colour-blind can tell them apart.
+OKABE_ITO = "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
+MORE_COLOURS = "#882255", "#7F7F7F", "#332288", "#8C6D31", "#117733", "#AA4499", "#333333"
+PALETTE = OKABE_ITO + MORE_COLOURS
+DASHES = ((), (5, 1.5), (2, 1.2), (6, 1.5, 1.5, 1.5), (8, 2, 3, 2))  # in widths of the line
+MARKERS = "osD^v<>P"
+WIDEST, THINNEST = 2.6, 1.2  # points
 DPI = 150
+SVG_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 RC = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -24,28 +28,61 @@ RC = {
     "axes.spines.right": False,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "lines.scale_dashes": True,
     "svg.hashsalt": "report",
     "savefig.dpi": DPI,
+    # Names come from users: a $ is a $.
+    "text.parse_math": False,
 }
 
 
-def policy_colour(policy: str) -> str:
-    """A policy's own colour; black for one that is not the paper's."""
-    return POLICY_COLOURS.get(policy, BLACK)
+@dataclass(frozen=True)
+class Style:
+    """The line of a method: no two have the same, and equal lines are seen through each other."""
+
+    colour: str
+    dashes: tuple[float, ...]
+    marker: str
+    width: float
+
+
+def styles_of(methods: Sequence[str]) -> dict[str, Style]:
+    """A style for each method; the first method of a policy has the policy's colour."""
+    own: dict[str, str] = {}
+    for method in methods:
+        colour = policy_colour(method.partition(" ")[0])
+        if colour and colour not in own.values():
+            own[method] = colour
+    others = itertools.cycle([c for c in PALETTE if c not in own.values()] or PALETTE)
+    step = (WIDEST - THINNEST) / max(len(methods) - 1, 1)
+    return {
+        method: Style(
+            own.get(method) or next(others),
+            DASHES[index % len(DASHES)],
+            MARKERS[index % len(MARKERS)],
+            WIDEST - step * index,
+        )
+        for index, method in enumerate(methods)
+    }
+
+
+def policy_colour(policy: str) -> str | None:
+    """A policy's own colour, the same in all figures; None for a name that is no policy's."""
+    return PALETTE[POLICIES.index(policy) % len(PALETTE)] if policy in POLICIES else None
 
 
 def component_colours(count: int) -> list[str]:
-    """Colours of components, "#rrggbb": Okabe and Ito's, or for more than 8 a colour map's."""
-    if count <= len(OKABE_ITO):
-        return list(OKABE_ITO[:count])
-    colours = matplotlib.colormaps["viridis"].resampled(count)
-    return [matplotlib.colors.to_hex(colours(index)) for index in range(count)]
+    """Colours of components, "#rrggbb", none black or yellow: for more than 8 of a colour map."""
+    if count <= 8:
+        return list(PALETTE[:count])
+    colours = matplotlib.colormaps["viridis"]
+    return [matplotlib.colors.to_hex(colours(0.85 * i / (count - 1))) for i in range(count)]
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write <stem>.png and <stem>.svg; the same figure gives the same bytes."""
     paths = []
-    for suffix, metadata in {".png": {"Software": None}, ".svg": {"Date": None}}.items():
+    for suffix, metadata in {".png": {"Software": None}, ".svg": SVG_METADATA}.items():
         path = stem.with_name(stem.name + suffix)
         with atomic_path(path) as temporary, matplotlib.rc_context(RC):
             figure.savefig(temporary, format=suffix[1:], metadata=metadata)

@@ -1,24 +1,36 @@
 """The report's tables, as Markdown and CSV."""
 
 import csv
+import dataclasses
 import io
 import itertools
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from reports.runs import LAST_EVALUATIONS, Group, Run, data_label, policy_rank
+from reports.groups import Group, Task, make_tasks, methods_of
+from reports.runs import LAST_EVALUATIONS, Run
 from reports.statistics import Estimate, interquartile_mean, probability_of_improvement
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and the number (or text) that it is sorted by."""
+    """A table's cell.
+
+    Attributes:
+        text: as shown.
+        key: the number or text that the table is sorted by.
+        is_best: the best of its row.
+        group: the runs that it comes from.
+    """
 
     text: str
     key: float | str
+    is_best: bool = False
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -31,86 +43,103 @@ class Table:
     rows: list[list[Cell]]
 
 
-@dataclass(frozen=True)
-class Line:
-    """What stands in one line of the report: a task with its data, under one setting.
-
-    Attributes:
-        groups: of the policies that were run so, in the paper's order.
-    """
-
-    task: str
-    settings: str
-    groups: list[Group]
-
-
 EMPTY = Cell("", "")
+OVERESTIMATES = "†"
 SCORE_NOTE = (
-    f"Normalised score x 100: for each run the mean of its last {LAST_EVALUATIONS} evaluations (of "
-    "all, if there are fewer); then mean ± standard deviation over the seeds (number of seeds)."
+    f"Normalised score x 100: the mean of a run's last {LAST_EVALUATIONS} evaluations (of all, if "
+    "there are fewer), then mean ± standard deviation over the seeds (number of seeds). The best "
+    "of a task is bold."
+)
+OVERESTIMATES_NOTE = (
+    f" {OVERESTIMATES}: in a run the critic gives values above any return that the data's rewards "
+    "allow."
 )
 LOSS_NOTE = (
     "Critic loss (squared TD error, summed over the twins) summed over all train steps; mean ± "
-    "standard deviation over the seeds (number of seeds)."
+    "standard deviation over the seeds (number of seeds). The lowest of a task is bold."
 )
 IQM_NOTE = (
     "Interquartile mean of the score x 100 over all runs of all tasks, with its 95 % bootstrap "
-    'interval: "runs" were drawn anew within each task, or, with one seed a task, "tasks".'
+    'interval: "runs" were drawn within each task, or, with one seed a task, "tasks".'
 )
 IMPROVEMENT_NOTE = (
-    "Probability that a run of the row's policy scores above one of the column's, mean over the "
-    "tasks both have, with its 95 % bootstrap interval (drawn as above)."
+    "Probability that a run of the row's method scores above one of the column's, mean over the "
+    "tasks that both have, with its 95 % bootstrap interval (drawn as above)."
 )
 
 
-def make_lines(groups: Sequence[Group]) -> list[Line]:
-    """Bring groups of different policies under equal settings into one line."""
-    lines: dict[tuple[str, str], list[Group]] = defaultdict(list)
-    for group in groups:
-        lines[data_label(group, groups), group.label].append(group)
-    return [Line(task, settings, members) for (task, settings), members in lines.items()]
-
-
-def make_tables(lines: Sequence[Line]) -> list[Table]:
+def make_tables(groups: Sequence[Group]) -> list[Table]:
     """All tables of the report, the scores first."""
+    tasks = make_tasks(groups)
+    has_marks = any(run.overestimates_from is not None for group in groups for run in group.runs)
+    note = SCORE_NOTE + OVERESTIMATES_NOTE * has_marks
+    losses = by_method(
+        "Accumulated critic loss", LOSS_NOTE, tasks, lambda run: run.critic_loss_sum, loss_text, min
+    )
     return [
-        by_policy("Scores", SCORE_NOTE, lines, lambda run: run.final_score, ".1f"),
-        *comparisons(lines),
-        by_policy(
-            "Accumulated critic loss", LOSS_NOTE, lines, lambda run: run.critic_loss_sum, ".0f"
-        ),
+        by_method("Scores", note, tasks, lambda run: run.final_score, score_text, max),
+        *comparisons(groups),
+        losses,
     ]
 
 
-def policies_of(lines: Iterable[Line]) -> list[str]:
-    """The policies that occur, in the paper's order."""
-    return sorted({group.policy for line in lines for group in line.groups}, key=policy_rank)
-
-
-def by_policy(
-    title: str, note: str, lines: Sequence[Line], quantity: Callable[[Run], float], digits: str
+def by_method(
+    title: str,
+    note: str,
+    tasks: Sequence[Task],
+    quantity: Callable[[Run], float],
+    show: Callable[[float], str],
+    best: Callable,
 ) -> Table:
-    """Tasks by policies: a quantity of the runs, shown in the format `digits`."""
-    policies = policies_of(lines)
-    has_settings = any(line.settings for line in lines)
+    """Tasks by methods: the mean of a quantity of the runs.
+
+    Args:
+        show: makes text of a value.
+        best: max or min.
+    """
+    methods = methods_of(group for task in tasks for group in task.groups)
     rows = []
-    for line in lines:
-        cells = {group.policy: _mean_cell(group.runs, quantity, digits) for group in line.groups}
-        first = [Cell(line.task, line.task)]
-        if has_settings:
-            first.append(Cell(line.settings, line.settings))
-        rows.append(first + [cells.get(policy, EMPTY) for policy in policies])
-    header = ["task", "settings"] if has_settings else ["task"]
-    return Table(title, note, header + policies, rows)
+    for task in tasks:
+        cells = {group.method: _mean_cell(group, quantity, show) for group in task.groups}
+        row = [cells.get(method, EMPTY) for method in methods]
+        rows.append([Cell(task.name, task.name), *_mark_best(row, show, best)])
+    return Table(title, note, ["task", *methods], rows)
 
 
-def _mean_cell(runs: Sequence[Run], quantity: Callable[[Run], float], digits: str) -> Cell:
-    values = np.array([quantity(run) for run in runs])
+def _mark_best(row: list[Cell], show: Callable[[float], str], best: Callable) -> list[Cell]:
+    """Mark the best, and those that are shown as equal to it, if there are others."""
+    values = [cell.key for cell in row if cell.key != ""]
+    if len(set(map(show, values))) < 2:
+        return row
+    winner = show(best(values))
+    return [
+        dataclasses.replace(cell, is_best=cell.key != "" and show(cell.key) == winner)
+        for cell in row
+    ]
+
+
+def _mean_cell(
+    group: Group, quantity: Callable[[Run], float], show: Callable[[float], str]
+) -> Cell:
+    values = np.array([quantity(run) for run in group.runs])
     if np.isnan(values).any():
         return EMPTY
     mean, spread = mean_and_std(values)
-    shown = f"{mean:{digits}}" + ("" if spread is None else f" ± {spread:{digits}}")
-    return Cell(f"{shown} ({len(values)})", float(mean))
+    text = show(mean) + ("" if spread is None else f" ± {show(spread)}")
+    mark = OVERESTIMATES if any(run.overestimates_from is not None for run in group.runs) else ""
+    return Cell(f"{text} ({len(values)}){mark}", mean, group=group)
+
+
+def score_text(value: float) -> str:
+    """A score x 100, or its spread."""
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
+
+
+def loss_text(value: float) -> str:
+    """A loss, to about three digits."""
+    if abs(value) >= 1e7:
+        return f"{value:.2e}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float | None]:
@@ -118,44 +147,55 @@ def mean_and_std(values: np.ndarray) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def comparisons(lines: Sequence[Line]) -> list[Table]:
-    """Over the tasks of a family: only what was run under equal settings on the same kind of data.
+def comparisons(groups: Sequence[Group]) -> list[Table]:
+    """Over the tasks of a family, synthetic data apart from other data.
 
-    Where there is one task with one seed of each policy, there is nothing to compare.
+    Where there is one task with one seed of each method, there is nothing to compare.
     """
-    kinds: dict[tuple[str, bool, str], list[Line]] = defaultdict(list)
-    for line in lines:
-        run = line.groups[0].runs[0]
-        kinds[run.family, run.synthetic, line.settings].append(line)
+    kinds: dict[tuple[str, bool], list[Group]] = defaultdict(list)
+    for group in groups:
+        kinds[group.kind].append(group)
     tables = []
-    for (family, synthetic, settings), members in kinds.items():
-        if len(members) == 1 and all(len(group.runs) == 1 for group in members[0].groups):
-            continue
-        notes = [family, *(["synthetic"] if synthetic else []), *([settings] if settings else [])]
-        tables += _comparison(", ".join(notes), members)
+    for (family, is_synthetic), members in kinds.items():
+        chosen, note = one_dataset_each(members)
+        if len({group.env for group in chosen}) > 1 or any(len(g.runs) > 1 for g in chosen):
+            name = f"{family}, synthetic" if is_synthetic else family
+            tables += _comparison(name, note, chosen)
     return tables
 
 
-def _comparison(name: str, lines: Sequence[Line]) -> list[Table]:
-    policies = policies_of(lines)
-    scores: dict[str, dict[str, np.ndarray]] = {policy: {} for policy in policies}
-    for line in lines:
-        for group in line.groups:
-            scores[group.policy][line.task] = group.scores
-    tables = [_iqm_table(name, scores)]
-    if len(policies) > 1:
+def one_dataset_each(groups: Sequence[Group]) -> tuple[list[Group], str]:
+    """The groups to compare over tasks, and a note on others.
+
+    Two datasets of one environment's name are not two tasks: the one with the most runs counts.
+    """
+    runs: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for group in groups:
+        runs[group.env][group.data] += len(group.runs)
+    chosen = {env: max(found, key=found.__getitem__) for env, found in runs.items()}
+    several = [f"{env}: {chosen[env][:8]}" for env, found in runs.items() if len(found) > 1]
+    note = f" Of tasks with several datasets one counts ({', '.join(several)})." if several else ""
+    return [group for group in groups if group.data == chosen[group.env]], note
+
+
+def _comparison(name: str, note: str, groups: Sequence[Group]) -> list[Table]:
+    scores: dict[str, dict[str, np.ndarray]] = {method: {} for method in methods_of(groups)}
+    for group in groups:
+        scores[group.method][group.env] = group.scores
+    tables = [_iqm_table(name, note, scores)]
+    if len(scores) > 1:
         tables.append(_improvement_table(name, scores))
     return tables
 
 
-def _iqm_table(name: str, scores: dict[str, dict[str, np.ndarray]]) -> Table:
+def _iqm_table(name: str, note: str, scores: dict[str, dict[str, np.ndarray]]) -> Table:
     rows = []
-    for policy, by_task in scores.items():
+    for method, by_task in scores.items():
         tasks = list(by_task.values())
         runs = sum(map(len, tasks))
         estimate = interquartile_mean(tasks)
         cells = [
-            Cell(policy, policy),
+            Cell(method, method),
             Cell(str(len(tasks)), len(tasks)),
             Cell(str(runs), runs),
             Cell(f"{estimate.value:.1f}", estimate.value),
@@ -163,11 +203,10 @@ def _iqm_table(name: str, scores: dict[str, dict[str, np.ndarray]]) -> Table:
             Cell(estimate.drawn, estimate.drawn),
         ]
         rows.append(cells)
-    note = IQM_NOTE
     if len({frozenset(by_task) for by_task in scores.values()}) > 1:
-        note += " NOT ALL POLICIES WERE RUN ON THE SAME TASKS: their means do not compare."
-    header = ["policy", "tasks", "runs", "interquartile mean", "95 % interval", "drawn"]
-    return Table(f"Over tasks: {name}", note, header, rows)
+        note += " NOT ALL METHODS WERE RUN ON THE SAME TASKS: their means do not compare."
+    header = ["method", "tasks", "runs", "interquartile mean", "95 % interval", "drawn"]
+    return Table(f"Over tasks: {name}", IQM_NOTE + note, header, rows)
 
 
 def _improvement_table(name: str, scores: dict[str, dict[str, np.ndarray]]) -> Table:
@@ -178,13 +217,13 @@ def _improvement_table(name: str, scores: dict[str, dict[str, np.ndarray]]) -> T
         if pairs:
             estimate = probability_of_improvement(pairs)
             interval = _interval(estimate, ".2f")
-            text = f"{estimate.value:.2f} [{interval}]" if interval else f"{estimate.value:.2f}"
+            text = f"{estimate.value:.2f} ({interval})" if interval else f"{estimate.value:.2f}"
             cells[ours, theirs] = Cell(text, estimate.value)
     rows = [
         [Cell(ours, ours), *(cells.get((ours, theirs), EMPTY) for theirs in scores)]
         for ours in scores
     ]
-    header = ["policy", *(f"above {policy}" for policy in scores)]
+    header = ["method", *(f"above {method}" for method in scores)]
     return Table(f"Probability of improvement: {name}", IMPROVEMENT_NOTE, header, rows)
 
 
@@ -194,10 +233,16 @@ def _interval(estimate: Estimate, digits: str) -> str:
     return f"{estimate.low:{digits}} to {estimate.high:{digits}}"
 
 
+def markdown_text(text: str) -> str:
+    """Text from anywhere as text of Markdown: nothing in it is markup."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~#$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
 def markdown_table(table: Table) -> str:
     """One table, its columns aligned for reading on a terminal."""
-    texts = [table.header, *([cell.text for cell in row] for row in table.rows)]
-    texts = [[text.replace("|", "\\|") for text in row] for row in texts]
+    texts = [[markdown_text(name) for name in table.header]]
+    texts += [[_markdown_cell(cell) for cell in row] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     header, *rows = [
         "| " + " | ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) + " |"
@@ -207,34 +252,54 @@ def markdown_table(table: Table) -> str:
     return "\n".join([header, rule, *rows])
 
 
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    return f"**{text}**" if cell.is_best else text
+
+
 def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """The whole report in Markdown, without its figures."""
-    parts = [f"## {t.title}\n\n{markdown_table(t)}\n\n{t.note}\n" for t in tables if t.rows]
+    parts = [
+        f"## {markdown_text(t.title)}\n\n{markdown_table(t)}\n\n{markdown_text(t.note)}\n"
+        for t in tables
+        if t.rows
+    ]
     if notes:
-        parts.append("## Notes\n\n" + "".join(f"- {note}\n" for note in notes))
+        parts.append("## Notes\n\n" + "".join(f"- {markdown_text(note)}\n" for note in notes))
     return "# Results\n\n" + "\n".join(parts)
 
 
 def csv_table(groups: Sequence[Group]) -> str:
-    """A line for each task, policy and setting; scores x 100, "" where a quantity is undefined."""
+    """A line for each task and method; scores x 100, "" where a quantity is undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         [
-            *("task", "policy", "settings", "synthetic", "data", "seeds", "score_mean"),
-            *("score_std", "evaluations", "train_steps", "critic_loss_sum"),
+            *("task", "policy", "method", "settings", "synthetic", "data", "seeds", "score_mean"),
+            *("score_std", "evaluations", "train_steps", "critic_loss_sum", "overestimate"),
         ]
     )
     for group in groups:
-        first = group.runs[0]
-        mean, spread = mean_and_std(group.scores)
-        losses = np.array([run.critic_loss_sum for run in group.runs])
-        writer.writerow(
-            [
-                *(first.env, first.policy, group.label, first.synthetic, first.data),
-                *(len(group.runs), mean, "" if spread is None else spread),
-                *(min(LAST_EVALUATIONS, len(first.steps)), first.steps[-1]),
-                "" if np.isnan(losses).any() else losses.mean(),
-            ]
-        )
+        writer.writerow(map(_csv_field, _csv_row(group)))
     return text.getvalue()
+
+
+def _csv_row(group: Group) -> list:
+    first = group.runs[0]
+    mean, spread = mean_and_std(group.scores)
+    losses = np.array([run.critic_loss_sum for run in group.runs])
+    settings = ", ".join(f"{name} {value}" for name, value in group.changed.items())
+    return [
+        *(group.env, group.policy, group.method, settings, first.is_synthetic, group.data),
+        *(len(group.runs), mean, "" if spread is None else spread),
+        *(min(LAST_EVALUATIONS, len(first.steps)), " ".join(map(str, group.train_steps))),
+        "" if np.isnan(losses).any() else losses.mean(),
+        sum(run.overestimates_from is not None for run in group.runs),
+    ]
+
+
+def _csv_field(value: object) -> object:
+    """Spreadsheets run text that begins like a formula: it gets an apostrophe in front."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value

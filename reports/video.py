@@ -11,40 +11,47 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import d4rl_tasks
-from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.rendering import choose_renderer
 from reports.errors import ReportError
 from reports.models import Episode, Model, play, read_model
+from reports.paths import output_path
 from reports.style import component_colours
 
 SIZE = 480  # pixels, width and height of the picture
-FOOT = 64  # pixels below it; MP4's height must be a multiple of 16
+FOOT = 96  # pixels below it; MP4's height must be a multiple of 16
 FRAMES_PER_SECOND = {".mp4": 30, ".gif": 15}
+MOST_SWATCHES = 30
 PAPER, INK, EMPTY = "#ffffff", "#1a1a1a", "#dddddd"
-GOAL = 0.0, 0.62, 0.45, 1.0  # red, green, blue, opacity; its radius is the task's, 0.5 m
+GOAL = 0.0, 0.62, 0.45, 1.0  # red, green, blue, opacity; its radius is 0.5 m, as the task has it
 
 
-def write_video(path: Path, out: Path | None, episodes: int, seed: int) -> None:
+def write_video(path: Path, out: Path | None, episodes: int, seed: int | None) -> None:
     """Play episodes of a model and write them to one file.
 
+    Args:
+        out: a file or a folder; None writes beside the model.
+        seed: of the run whose evaluation is played; None takes the model's.
+
     Raises:
-        ReportError: the model or `out` cannot be used, or nothing draws here.
+        UserError: the model or `out` cannot be used, or nothing draws on this machine.
     """
-    out = out or path.with_suffix(".mp4" if has_ffmpeg() else ".gif")
+    out = output_path(out, path.with_suffix(".mp4" if has_ffmpeg() else ".gif"))
     check_kind(out)
     model = read_model(path)
-    try:
-        choose_renderer()
-        played = play(model, episodes, seed)
-        with atomic_path(out) as temporary:
-            _write_frames(model, played, temporary, out.suffix.lower())
-    except D4RLTaskError as error:
-        raise ReportError(str(error)) from error
+    choose_renderer()
+    played = play(model, episodes, model.seed if seed is None else seed)
+    with atomic_path(out) as temporary:
+        _write_frames(model, played, temporary, out.suffix.lower())
     for number, episode in enumerate(played, 1):
-        score = d4rl_tasks.normalized_score(model.env, episode.returns[-1])
-        print(f"episode {number}: {len(episode.returns)} steps, score x 100 {100 * score:.1f}")
+        score = score_of(model, episode.returns[-1])
+        print(f"episode {number}: {len(episode.returns)} steps, score x 100 {score:.1f}")
     print(f"written to {out}")
+
+
+def score_of(model: Model, episode_return: float) -> float:
+    """The normalised score x 100 of a return."""
+    return 100 * float(d4rl_tasks.normalized_score(model.env, episode_return))
 
 
 def has_ffmpeg() -> bool:
@@ -53,7 +60,7 @@ def has_ffmpeg() -> bool:
 
 
 def check_kind(out: Path) -> None:
-    """Refuse what is neither MP4 nor GIF, and MP4 where it cannot be written."""
+    """Refuse names of other files than MP4 and GIF, and MP4 where it cannot be written."""
     if out.suffix.lower() not in FRAMES_PER_SECOND:
         raise ReportError(f"{out}: the name must end in .mp4 or .gif")
     if out.suffix.lower() == ".mp4" and not has_ffmpeg():
@@ -104,34 +111,46 @@ def _frames(environment, model: Model, episode: Episode, stride: int) -> Iterato
         environment.unwrapped.set_state(episode.qpos[step], episode.qvel[step])
         if episode.goal is not None:
             viewer.add_marker(pos=[*episode.goal, 0.5], type=sphere, size=[0.5] * 3, rgba=GOAL)
-        yield compose(environment.render(), episode, step, model.components)
+        yield compose(environment.render(), model, episode, step)
 
 
-def compose(picture: np.ndarray, episode: Episode, step: int, components: int) -> np.ndarray:
-    """Put the bar under a picture: one colour a component, from the episode's start to its end.
+def compose(picture: np.ndarray, model: Model, episode: Episode, step: int) -> np.ndarray:
+    """Put a foot under a picture: a bar with one colour a component, the policy, task and score.
 
     Args:
         picture: (H, W, 3) uint8.
-        step: what is past is coloured.
-        components: K; 0 draws a plain progress bar.
+        step: the bar is coloured up to here; without components it is plain.
 
     Returns:
-        (H + 64, W, 3) uint8.
+        (H + 96, W, 3) uint8.
     """
     height, width, _ = picture.shape
+    components = model.components
     frame = Image.new("RGB", (width, height + FOOT), PAPER)
     frame.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(frame)
     frame.paste(_bar(episode, step, components, width), (0, height + 6))
-    font = ImageFont.load_default(14)
-    middle = height + 46
-    text = f"step {step}   return {episode.returns[step]:.0f}"
-    draw.text((width - 8, middle), text, INK, font, anchor="rm")
-    acting = episode.components[step] if components else -1
-    pitch = min(26, 300 // max(components, 1))
-    for index, colour in enumerate(component_colours(components)):
-        _swatch(draw, (8 + index * pitch, middle), pitch - 6, index, colour, index == acting)
+    font, middle, bottom = ImageFont.load_default(14), height + 46, height + 78
+    total = episode.returns[step]
+    draw.text((8, bottom), f"{model.policy_name}   {model.env}", INK, font, anchor="lm")
+    draw.text((width - 8, middle), f"step {step}   return {total:.0f}", INK, font, anchor="rm")
+    score = f"score so far {score_of(model, total):.1f}"
+    draw.text((width - 8, bottom), score, INK, font, anchor="rm")
+    if components:
+        _draw_swatches(draw, (8, middle), components, episode.components[step])
     return np.asarray(frame)
+
+
+def _draw_swatches(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], components: int, acting: int
+) -> None:
+    x, y = at
+    if components > MOST_SWATCHES:
+        draw.text(at, f"component {acting}", INK, ImageFont.load_default(14), anchor="lm")
+        return
+    pitch = min(26, 300 // components)
+    for index, colour in enumerate(component_colours(components)):
+        _swatch(draw, (x + index * pitch, y), pitch - 6, index, colour, index == acting)
 
 
 def _bar(episode: Episode, step: int, components: int, width: int) -> Image.Image:

@@ -1,30 +1,28 @@
-"""The report over all runs: reads, prints, writes."""
+"""The report on all runs: reads, prints, writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path
 from reports import latent
 from reports.curves import make_figures
-from reports.errors import ReportError
+from reports.groups import Group, group_notes, group_runs, make_tasks
 from reports.models import play, read_model
 from reports.page import render_page
-from reports.runs import Group, group_notes, group_runs, read_run, read_runs
+from reports.runs import read_run, read_runs
 from reports.style import save
-from reports.tables import Line, Table, csv_table, make_lines, make_tables, markdown
+from reports.tables import Table, csv_table, make_tables, markdown
 
 EPISODES = 3  # of the figure of a single run
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the report says of a folder of runs; `notes` names what is left out, and why."""
+    """The content of a report; `notes` name the runs that are left out, and why."""
 
     groups: list[Group]
-    lines: list[Line]
     tables: list[Table]
     notes: list[str]
 
@@ -37,29 +35,27 @@ def summarize(results: Path) -> Summary:
     """
     runs, left_out = read_runs(results)
     groups = group_runs(runs)
-    lines = make_lines(groups)
     notes = [f"left out: {line}" for line in left_out] + group_notes(groups)
-    return Summary(groups, lines, make_tables(lines), notes)
+    return Summary(groups, make_tables(groups), notes)
 
 
 def write_report(results: Path, out: Path, html: bool) -> None:
     """Write report.md, report.csv, the figures and perhaps index.html; print the tables.
 
     Raises:
-        ReportError: there are no runs, or `out` cannot be written.
+        ReportError: there are no runs.
+        D4RLTaskError: `out` cannot be written.
     """
     summary = summarize(results)
     text = markdown(summary.tables, summary.notes)
-    try:
-        _write(out / "report.md", text)
-        _write(out / "report.csv", csv_table(summary.groups))
-        figures = make_figures(summary.lines) if summary.lines else {}
-        paths = [save(figure, out / name) for name, figure in figures.items()]
-        if html:
-            page = render_page(summary.tables, [svg for _, svg in paths], summary.notes)
-            _write(out / "index.html", page)
-    except D4RLTaskError as error:
-        raise ReportError(str(error)) from error
+    _write(out / "report.md", text)
+    _write(out / "report.csv", csv_table(summary.groups))
+    figures = make_figures(make_tasks(summary.groups)) if summary.groups else {}
+    for name, figure in figures.items():
+        save(figure, out / name)
+    if html:
+        page = render_page(summary.groups, summary.tables, summary.notes, out)
+        _write(out / "index.html", page)
     print(text)
     print(f"written to {out}/")
 
@@ -69,10 +65,10 @@ def figures_of_run(config: Path, model: Path | None, seed: int) -> dict[str, Fig
 
     Args:
         config: results/<policy>/<run>.json, with its CSV beside it.
-        model: models/<run>.pt, if it was written.
+        model: models/<run>.safetensors, if it was written.
         seed: of the run.
     """
-    figures = make_figures(make_lines(group_runs([read_run(config)])))
+    figures = make_figures(make_tasks(group_runs([read_run(config)])))
     if model is not None:
         trained = read_model(model)
         if trained.components:
