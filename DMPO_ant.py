@@ -56,7 +56,7 @@ class DMPO_ant(DMPO):
     def __init__(
         self, spec: RunSpec, hyperparameters: Hyperparameters, device: torch.device | str = "cpu"
     ):
-        super().__init__(spec, hyperparameters, device)
+        super().__init__(spec, hyperparameters, device)  # type: ignore[arg-type]
         self.value = ValueFunction(spec.state_dim, self.hp.hidden).to(device)
         self.value_optimizer = adam([self.value], self.hp.learning_rate)
 

@@ -50,7 +50,7 @@ class Training:
         self.logger_name = choose_logger(run.logger)
         dataset = self.backend.load_dataset(run.env, run.source)
         model = self._find_model(options, dataset)
-        settings = make_settings(options, dataset, model and file_sha256(model))
+        settings = make_settings(options, dataset, file_sha256(model) if model else None)
         name = run_name(settings, dataset, run.name)
         self.config = describe_run(name, settings, options, dataset, device)
         self.results = Results(run.results_dir, run.policy, name)

@@ -66,6 +66,7 @@ class MixtureActor(nn.Module):
         self.embedding = LatentEmbedding(latent_dim, state_dim)
         self.gaussian = GaussianActor([state_dim, state_dim], action_dim, hidden, max_action)
         # One-hot latents, shaped to broadcast against states: (K, 1, K).
+        self.components: Tensor
         self.register_buffer("components", torch.eye(latent_dim).unsqueeze(1), persistent=False)
 
     def forward(self, state: Tensor, latent: Tensor) -> Normal:

@@ -218,12 +218,12 @@ def make_dimensions(words: Sequence[str]) -> Dimensions:
     """
     parser = make_run_parser()
     dimensions: Dimensions = {}
-    name = None
+    name = ""
     for word in words:
         action = parser.option(word) if word.startswith("--") else None
         if word.startswith("--") and action is None:
             raise SweepError(f"unknown argument {word}{parser.suggestion(word)}")
-        if action is None and name is None:
+        if action is None and not name:
             raise SweepError(f"{word!r} belongs to no option")
         if action is not None:
             name = action.option_strings[0]
@@ -239,7 +239,8 @@ def make_dimensions(words: Sequence[str]) -> Dimensions:
 def _values(parser: Parser, name: str, values: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     if not values:  # a switch
         return [()]
-    if parser.option(name).nargs != "+":
+    action = parser.option(name)
+    if action is None or action.nargs != "+":
         return values
     if not any("," in value for (value,) in values):  # one list
         return [tuple(value for (value,) in values)]
@@ -543,7 +544,7 @@ def measure(policy_name: str, hyperparameters: Any, env: str, threads: int) -> t
     """Seconds of a train step on the CPU and, at most, of an evaluation."""
     environment = d4rl_tasks.make_vec(env, EVAL_EPISODES, threads=threads)
     spaces = environment.single_observation_space, environment.single_action_space
-    state_dim, action_dim = (space.shape[0] for space in spaces)
+    state_dim, action_dim = (math.prod(space.shape or ()) for space in spaces)
     policy = policy_class(policy_name)(RunSpec(state_dim, action_dim), hyperparameters)
     rng = np.random.default_rng(0)
     states = rng.normal(size=(2000, state_dim))

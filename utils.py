@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open_low=True)]
 WeightType = Literal["", "adapt", "clamp", "raw"]
 LogStd = Literal["state", "global", "release"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Batch(NamedTuple):
@@ -182,8 +184,8 @@ class ValueFunction(MLP):
     def __init__(self, state_dim: int, hidden: Sequence[int]):
         super().__init__([state_dim], hidden, 1)
 
-    def forward(self, state: Tensor) -> Tensor:
-        return super().forward(state).squeeze(-1)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(*inputs).squeeze(-1)
 
 
 class TwinCritic(nn.Module):
@@ -345,9 +347,11 @@ def adam(modules: Iterable[nn.Module], learning_rate: float) -> torch.optim.Adam
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
 
 
-def make_target(network: nn.Module) -> nn.Module:
+def make_target(network: Network) -> Network:
     """A copy that no gradient reaches."""
-    return copy.deepcopy(network).requires_grad_(False)
+    target = copy.deepcopy(network)
+    target.requires_grad_(False)
+    return target
 
 
 def call_frozen(network: nn.Module, *inputs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box
 
-from d4rl_tasks.download import DownloadError, download
+from d4rl_tasks.download import download
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import (
     Checksum,
@@ -178,8 +178,7 @@ def _transitions(rows: Rows) -> dict[str, np.ndarray]:
 def _synthetic_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
     failure = ""
     if download_error is not None:
-        known = isinstance(download_error, DownloadError)
-        reason = download_error.reason if known else download_error
+        reason = getattr(download_error, "reason", download_error)
         failure = f" (The download failed: {reason}.)"
     return (
         f"NOTE: {path} is a synthetic dataset, not D4RL's {task.name}: transitions that this "

@@ -162,7 +162,7 @@ def _fetch(url: str, part: Path) -> None:
     if origin and have == origin.size:
         return
     with _open(url, part, have, origin) as response:
-        if response.status != 206:
+        if origin is None or response.status != 206:
             have, origin = 0, _start(response, url, part)
         elif not _continues(response, have, origin):
             _discard(part)
@@ -183,7 +183,7 @@ def _what_has_come(url: str, part: Path) -> tuple[int, _Origin | None]:
 
 def _open(url: str, part: Path, have: int, origin: _Origin | None) -> HTTPResponse:
     """Ask for the bytes from `have` on; a file that has changed comes from its start."""
-    headers = {"Range": f"bytes={have}-", "If-Range": origin.validator} if origin else {}
+    headers = {"Range": f"bytes={have}-", "If-Range": f"{origin.validator}"} if origin else {}
     try:
         return _urlopen(Request(url, headers=headers))
     except HTTPError as error:
@@ -204,7 +204,7 @@ def _open(url: str, part: Path, have: int, origin: _Origin | None) -> HTTPRespon
 
 def _urlopen(request: Request) -> HTTPResponse:
     # In a thread that nobody waits for at the end: looking up a name has no time limit of its own.
-    answers = queue.SimpleQueue()
+    answers: queue.SimpleQueue = queue.SimpleQueue()
 
     def ask() -> None:
         try:

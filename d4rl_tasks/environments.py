@@ -3,6 +3,7 @@
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -70,7 +71,7 @@ class D4RLEnv(MujocoEnv):
         self.set_state(*self.robot.initial_state(self.model, self.np_random))
         return self.robot.observation(self.data.qpos, self.data.qvel)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         """Apply an action, (A,), clipped to [-1, 1], for one environment step."""
         action = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
         if action.shape != (self.model.nu,):
@@ -80,7 +81,7 @@ class D4RLEnv(MujocoEnv):
         mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
         velocity = (self.robot.position(self.data) - before) / self.dt
         qpos, qvel = self.data.qpos, self.data.qvel
-        reward = self.robot.reward(qpos, velocity, action, self.target_goal)
+        reward = self.robot.reward(qpos, np.asarray(velocity), action, self.target_goal)
         terminated = self.robot.terminated(qpos, qvel, self.target_goal)
         if self.render_mode == "human":
             self.render()
@@ -158,7 +159,7 @@ class LockstepVectorEnv(VectorEnv):
     def _reset_one(self, index: int, seed: int | None) -> None:
         if seed is not None:
             self._rngs[index] = np.random.default_rng(seed)
-        if self.task.goal_resampled_each_episode:
+        if self.task.goal_resampled_each_episode and self.target_goals is not None:
             self.target_goals[index] = draw_goal(self.robot, self._rngs[index])
         self.set_state(index, *self.robot.initial_state(self.model, self._rngs[index]))
 
@@ -287,7 +288,7 @@ def _register(task: Task) -> None:
     # gymnasium's own checks of every step cost as much as the physics; check_env makes them once.
     gymnasium.register(
         id=f"d4rl/{task.name}",
-        entry_point=D4RLEnv,
+        entry_point=f"{__name__}:{D4RLEnv.__name__}",  # text, so that a spec can be written down
         max_episode_steps=task.max_episode_steps,
         disable_env_checker=True,
         order_enforce=False,

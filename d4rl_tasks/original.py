@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +44,8 @@ RECIPE = (
 
 
 @cache
-def _import_gym() -> tuple[object, dict[str, str]]:
-    """gym with all of D4RL's tasks that can be had, and why the other modules cannot."""
+def _import_gym() -> tuple[Any, dict[str, str]]:
+    """gym with all of D4RL's tasks that import, and why the other modules do not."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise D4RLTaskError(f"the original stack lacks {', '.join(missing)}: {RECIPE}")
@@ -104,7 +105,7 @@ def get_task(name: str) -> Task:
     environment = _environment(name)
     for space in (environment.observation_space, environment.action_space):
         if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
-            raise D4RLTaskError(f"{name} cannot be used: {space} is no flat, continuous space")
+            raise D4RLTaskError(f"{name} cannot be used: {space} is not a flat, continuous space")
     return task
 
 
@@ -165,11 +166,12 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         raise D4RLTaskError(f"d4rl cannot read {source}: choose auto, d4rl, synthetic or a path")
     if name in tasks.task_names():
         found = datasets.load_dataset(name, source)
-        return dataclasses.replace(found, **_transitions(name, found.path))
+        arrays: dict[str, Any] = _transitions(name, found.path)
+        return dataclasses.replace(found, **arrays)
     if source in ("auto", "d4rl"):
         return _load_file(task, _download(name), "d4rl")
     if source == "synthetic":
-        raise D4RLTaskError(f"{name} cannot be synthetic: get D4RL's own file from {task.url}")
+        raise D4RLTaskError(f"{name} cannot be generated: get D4RL's own file from {task.url}")
     return _load_file(task, Path(source).expanduser(), "file")
 
 

@@ -6,6 +6,7 @@ The models are gymnasium's MJCF files, compiled to move as in MuJoCo 2.1 (`physi
 """
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium.envs.mujoco
 import mujoco
@@ -33,7 +34,12 @@ class Robot:
     healthy_reward: float
     reset_noise: float
     action_scale = 1.0
-    camera = {"trackbodyid": 1, "distance": 4.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+    camera: dict[str, Any] = {
+        "trackbodyid": 1,
+        "distance": 4.0,
+        "lookat": (0.0, 0.0, 1.15),
+        "elevation": -20.0,
+    }
 
     def spec(self) -> mujoco.MjSpec:
         """The robot's model as published, before the physics of 2.1 is restored."""
@@ -102,7 +108,12 @@ class Hopper(Robot):
     control_cost = 1e-3
     healthy_reward = 1.0
     reset_noise = 5e-3
-    camera = {"trackbodyid": 1, "distance": 3.0, "lookat": (0.0, 0.0, 1.15), "elevation": -20.0}
+    camera: dict[str, Any] = {
+        "trackbodyid": 1,
+        "distance": 3.0,
+        "lookat": (0.0, 0.0, 1.15),
+        "elevation": -20.0,
+    }
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
         height, angle = qpos[..., 1], qpos[..., 2]
@@ -118,7 +129,7 @@ class HalfCheetah(Robot):
     control_cost = 0.1
     healthy_reward = 0.0
     reset_noise = 0.1
-    camera = {"trackbodyid": 1, "distance": 4.0}
+    camera: dict[str, Any] = {"trackbodyid": 1, "distance": 4.0}
 
     def initial_velocity(self, size: int, rng: np.random.Generator) -> np.ndarray:
         return self.reset_noise * rng.standard_normal(size)
@@ -139,7 +150,7 @@ class Ant(Robot):
     healthy_reward = 1.0
     reset_noise = 0.1
     contact_forces = 84
-    camera = {"trackbodyid": 1, "distance": 4.0}
+    camera: dict[str, Any] = {"trackbodyid": 1, "distance": 4.0}
 
     def initial_velocity(self, size: int, rng: np.random.Generator) -> np.ndarray:
         return self.reset_noise * rng.standard_normal(size)
@@ -213,7 +224,8 @@ class AntMaze(Ant):
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
         return self._at_goal(qpos, goal)
 
-    def _at_goal(self, qpos: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    def _at_goal(self, qpos: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        assert goal is not None, "every maze has a goal"
         return np.linalg.norm(qpos[..., :2] - goal, axis=-1) <= self.goal_radius
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,7 +51,7 @@ def _table() -> dict[str, Task]:
 
 
 def _task(name: str, entry: dict) -> Task:
-    robot, quality = re.fullmatch(r"([a-z0-9]+?)-(.*)-v\d", name).groups()
+    robot, _, quality = name.rpartition("-v")[0].partition("-")
     if robot == "antmaze":
         quality = quality.removeprefix(entry["maze"]).removeprefix("-")
     return Task(name=name, robot=robot, quality=quality, **entry)

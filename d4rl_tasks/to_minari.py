@@ -82,7 +82,7 @@ def _episode(rows: Rows, following: np.ndarray, part: slice) -> Episode:
 
 
 def _following(path: Path, observation_size: int) -> np.ndarray | None:
-    shape = {"next_observations": (observation_size,)}
+    shape: dict[str, tuple[int, ...]] = {"next_observations": (observation_size,)}
     following = read_arrays(path, {"rewards": ()}, optional=shape).get("next_observations")
     return None if following is None else following.astype(np.float32, copy=False)
 

@@ -1,7 +1,7 @@
 """The random generators of a run, saved and restored with it."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 def generator_states(device: torch.device, replay_buffer: ReplayBuffer) -> dict[str, Any]:
     """The states of all random generators of a run."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002
     states = {
         "random": random.getstate(),
         "numpy": (name, keys.tolist(), *rest),

@@ -105,14 +105,14 @@ class TensorBoardLogger:
 
     def evaluated(self, row: dict[str, float]) -> None:
         for name, value in scalars(row).items():
-            self._writer.add_scalar(name, value, row["step"])
+            self._writer.add_scalar(name, value, int(row["step"]))
         self._writer.flush()
 
     def finish(self, row: dict[str, float], figures: "dict[str, Figure]") -> None:
         result = {"hparam/d4rl_normalized_score": scalars(row)["eval/d4rl_normalized_score"]}
         self._writer.add_hparams(self._hyperparameters, result, run_name=".")
         for name, figure in figures.items():
-            self._writer.add_figure(f"figures/{name}", figure, row["step"])
+            self._writer.add_figure(f"figures/{name}", figure, int(row["step"]))
 
     def close(self) -> None:
         self._writer.close()
@@ -150,14 +150,14 @@ class WandbLogger:
             ) from error
 
     def evaluated(self, row: dict[str, float]) -> None:
-        self._run.log(scalars(row), step=row["step"])
+        self._run.log(scalars(row), step=int(row["step"]))
 
     def finish(self, row: dict[str, float], figures: "dict[str, Figure]") -> None:
         images = {
             f"figures/{name}": self._wandb.Image(picture_of(figure))
             for name, figure in figures.items()
         }
-        self._run.log(images, step=row["step"])
+        self._run.log(images, step=int(row["step"]))
 
     def close(self) -> None:
         self._run.finish()

@@ -168,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_outline(content: dict[str, Any]) -> None:
-    parts = {"config": dict, "spec": dict, "hyperparameters": dict, "policy": dict}
+    parts: dict[str, type] = {"config": dict, "spec": dict, "hyperparameters": dict, "policy": dict}
     parts |= {"mean": torch.Tensor, "std": torch.Tensor}
     for name, kind in parts.items():
         if not isinstance(content.get(name), kind):

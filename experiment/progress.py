@@ -80,7 +80,7 @@ class Progress:
         """Leave the bar as it is."""
         self._bar.close()
 
-    def _pace(self, step: int) -> str:
+    def _pace(self, step: float) -> str:
         if step <= self._start or not self._bar.disable:  # the bar shows it
             return ""
         rate = (step - self._start) / (time.monotonic() - self._since)

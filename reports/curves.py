@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -101,7 +103,7 @@ def draw(tasks: Sequence[Task], quantity: Quantity, styles: dict[str, Style]) ->
     width, height = PANEL if len(tasks) > 1 else WIDE_PANEL
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width * columns, height * rows + 0.6), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.08)
+        cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(h_pad=0.08)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=quantity.is_shared)
         axes = list(grid.flat)
         for axis, task in zip(axes, tasks, strict=False):
@@ -224,7 +226,7 @@ def _finish(axis: Axes, quantity: Quantity) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _tick_text(value: float, _: int | None = None) -> str:
+def _tick_text(value: float, _: float | None = None) -> str:
     """A number at an axis: 20k and not 20000, but 0.02."""
     return THOUSANDS(value) if abs(value) >= 1000 else f"{value:g}"
 

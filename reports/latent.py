@@ -109,9 +109,8 @@ def _draw_states(axis: Axes, episodes: Sequence[Episode], colours: list[str]) ->
     acted = np.concatenate([episode.components for episode in episodes])
     # In random order, so that no component covers the others.
     order = np.random.default_rng(0).permutation(len(points))
-    axis.scatter(
-        *points[order].T, c=np.array(colours)[acted[order]], s=4, lw=0, alpha=0.6, rasterized=True
-    )
+    x, y = points[order].T
+    axis.scatter(x, y, c=np.array(colours)[acted[order]], s=4, lw=0, alpha=0.6, rasterized=True)
     axis.set_title(f"visited states, {len(episodes)} episodes", loc="left")
     axis.set_xlabel(f"1st principal component ({100 * held[0]:.0f} % of variance)")
     axis.set_ylabel(f"2nd principal component ({100 * held[1]:.0f} %)")

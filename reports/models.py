@@ -8,6 +8,7 @@ import numpy as np
 
 import d4rl_tasks
 from d4rl_tasks.command_line import printable
+from DMPO import DMPO
 from experiment.evaluation import Normalizer, Step, episode_seeds, one_torch_thread, rollout
 from experiment.models import load_policy, read_model_info
 from reports.schema import check_config
@@ -31,7 +32,7 @@ class Model:
     @property
     def components(self) -> int:
         """How many components the policy chooses among by their value; 0 if it has none."""
-        has_values = hasattr(self.policy, "values_of_components")
+        has_values = isinstance(self.policy, DMPO)
         return self.policy.hp.latent_disc_dim if has_values else 0
 
     @property
@@ -111,6 +112,6 @@ def _episode(steps: list[tuple[Step, np.ndarray]], index: int, goals: np.ndarray
 
 def _values(model: Model, states: np.ndarray) -> np.ndarray:
     """Value of every component at every state, (n, K); K is 0 without components."""
-    if not model.components:
-        return np.zeros((len(states), 0), np.float32)
-    return model.policy.values_of_components(states)
+    if isinstance(model.policy, DMPO):
+        return model.policy.values_of_components(states)
+    return np.zeros((len(states), 0), np.float32)

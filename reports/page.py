@@ -48,12 +48,12 @@ def render_page(
     Args:
         folder: of the page; it links to the runs' files from there.
     """
-    scores, *others = [table for table in tables if table.rows] or [None]
+    full = [table for table in tables if table.rows]
     numbers = {id(group): index for index, group in enumerate(groups)}
     parts = [_banner(groups)]
-    if scores:
-        parts += [_table(scores, numbers), _panels(make_tasks(groups))]
-        parts += [_table(table, numbers) for table in others]
+    if full:
+        parts += [_table(full[0], numbers), _panels(make_tasks(groups))]
+        parts += [_table(table, numbers) for table in full[1:]]
         parts.append("<h2>Runs</h2>")
         parts += [_runs(group, f"g{index}", folder) for index, group in enumerate(groups)]
     if notes:

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def by_method(
     return Table(title, note, ["task", *methods], rows)
 
 
-def _mark_best(row: list[Cell], show: Callable[[float], str], best: Callable) -> list[Cell]:
+def _mark_best(row: list[Cell], show: Callable[[Any], str], best: Callable) -> list[Cell]:
     """Mark the best, and those that are shown as equal to it, if there are others."""
     values = [cell.key for cell in row if cell.key != ""]
     if len(set(map(show, values))) < 2:

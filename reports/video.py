@@ -97,7 +97,7 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], rate: float) -> None:
     duration = 1000 / rate  # ms a frame
     with imageio.get_writer(path, mode="I", format="GIF", duration=duration, loop=0) as writer:
         for frame in frames:
-            writer.append_data(frame)
+            writer.append_data(frame)  # type: ignore[attr-defined]
 
 
 def _frames(environment, model: Model, episode: Episode, stride: int) -> Iterator[np.ndarray]:

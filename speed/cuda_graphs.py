@@ -66,11 +66,11 @@ class CapturedTraining:
 
     def _run_unit(self) -> list[Losses]:
         # A capture does what Python does in a unit, counting, and the first replay the rest.
-        is_first = self._graph is None
-        if is_first:
-            self._graph = self._capture()
-        self._graph.replay()
-        if not is_first:
+        graph = self._graph or self._capture()
+        graph.replay()
+        if self._graph is None:
+            self._graph = graph
+        else:
             self.policy.total_it += self.unit
             for schedule, updates in self._updates_of_schedules.items():
                 for _ in range(updates):  # the rate that the graph sets is always the first unit's

@@ -19,7 +19,8 @@ def is_onednn(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():  # the compiler chooses by itself
         return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return is_cpu_float and torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
+    is_enabled = bool(torch.backends.mkldnn.enabled) and torch.backends.mkldnn.is_available()
+    return is_cpu_float and is_enabled
 
 
 def mlp(linears: Sequence[nn.Linear], inputs: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import mujoco
@@ -114,7 +115,7 @@ class SamplingController:
         return actions, {"infos/action_log_probs": log_probs}
 
     def arrived(self, environment: LockstepVectorEnv) -> np.ndarray:
-        """(lanes,) bool: episodes to be cut although the environment goes on."""
+        """(lanes,) bool: episodes to be cut although the environment continues."""
         return np.zeros(environment.num_envs, dtype=bool)
 
 
@@ -127,7 +128,8 @@ def roll_out(task: Task, lanes: list[Lane], seed: int) -> tuple[dict[str, np.nda
     streams = np.random.SeedSequence(seed).spawn(len(lanes))
     with_actions = [np.random.default_rng(stream.spawn(1)[0]) for stream in streams]
     environment = make_vec(task.name, len(lanes))
-    if task.maze:
+    controller: SamplingController | Navigator
+    if task.maze and lanes[0].behaviour:
         controller = Navigator(task, environment, lanes[0].behaviour, with_actions)
     else:
         controller = SamplingController(lanes, environment.model.nu, with_actions)
@@ -145,7 +147,7 @@ def _record(
     seeds: list[int],
 ) -> tuple[dict[str, np.ndarray], dict]:
     everyone = np.arange(environment.num_envs)
-    environment.reset(seed=seeds)
+    environment.reset(seed=[*seeds])
     controller.start(environment, everyone)
     observations = environment.observations()
     columns: dict[str, np.ndarray] = {}
@@ -203,7 +205,7 @@ def _episode_statistics(
     stops = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
     totals = np.add.reduceat(arrays["rewards"].astype(np.float64), np.r_[0, stops[:-1] + 1])
     is_whole = ends[stops]
-    statistics = {"transitions": len(ends), "episodes": int(is_whole.sum())}
+    statistics: dict[str, float] = {"transitions": len(ends), "episodes": int(is_whole.sum())}
     if is_whole.any():
         mean = totals[is_whole].mean()
         statistics["mean_return"] = float(mean)
@@ -213,13 +215,15 @@ def _episode_statistics(
     return statistics
 
 
-def _metadata(behaviours: list[Behaviour | None]) -> dict[str, np.ndarray | str]:
-    if behaviours == [None]:
+def _metadata(behaviours: list[Behaviour | None]) -> dict[str, Any]:
+    trained = [behaviour for behaviour in behaviours if behaviour]
+    if not trained:
         return {"algorithm": "uniformly random actions"}
-    metadata = {"algorithm": "TQC", "iteration": [b.training_steps for b in behaviours]}
-    if len(behaviours) > 1:
+    metadata: dict[str, Any] = {"algorithm": "TQC"}
+    metadata["iteration"] = [behaviour.training_steps for behaviour in trained]
+    if len(trained) > 1:
         return metadata
-    weights = behaviours[0].weights
+    weights = trained[0].weights
     for ours, theirs in zip(
         ("layer0", "layer1", "mean", "log_std"),
         ("fc0", "fc1", "last_fc", "last_fc_log_std"),
@@ -229,7 +233,7 @@ def _metadata(behaviours: list[Behaviour | None]) -> dict[str, np.ndarray | str]
         metadata[f"policy/{theirs}/bias"] = weights[f"{ours}_bias"]
     metadata["policy/nonlinearity"] = "relu"
     metadata["policy/output_distribution"] = "tanh_gaussian"
-    return metadata | {"iteration": behaviours[0].training_steps}
+    return metadata | {"iteration": trained[0].training_steps}
 
 
 def write_dataset(

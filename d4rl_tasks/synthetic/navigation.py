@@ -4,6 +4,7 @@ import numpy as np
 
 from d4rl_tasks.environments import LockstepVectorEnv
 from d4rl_tasks.mazes import Maze
+from d4rl_tasks.robots import AntMaze
 from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.tasks import Task
 
@@ -34,7 +35,10 @@ class Navigator:
         behaviour: Behaviour,
         rngs: list[np.random.Generator],
     ):
+        if not isinstance(environment.robot, AntMaze):
+            raise TypeError(f"{task.name} has no maze to plan in")
         self._maze: Maze = environment.robot.maze
+        self._goal_radius = environment.robot.goal_radius
         self._behaviour = behaviour
         self._rngs = rngs
         self._goal_cells = goal_cells(self._maze, task.quality)
@@ -59,7 +63,7 @@ class Navigator:
 
     def _goal_in(self, environment: LockstepVectorEnv, index: int, cell: np.ndarray) -> np.ndarray:
         if (cell == self._maze.cell_of("G")).all():
-            return environment.target_goals[index]
+            return np.asarray(environment.target_goals)[index]
         return self._maze.sample_goal(self._rngs[index], cell)
 
     def act(
@@ -89,7 +93,7 @@ class Navigator:
     def arrived(self, environment: LockstepVectorEnv) -> np.ndarray:
         """(episodes,) bool: at the goal the planner gave, whatever the evaluation's goal is."""
         distance = np.linalg.norm(environment.qpos[:, :2] - self._goals, axis=1)
-        return distance <= environment.robot.goal_radius
+        return distance <= self._goal_radius
 
 
 def goal_cells(maze: Maze, quality: str) -> np.ndarray:

@@ -77,7 +77,7 @@ def refill(model, robot: str, behaviours: list[Behaviour], seed: int) -> None:
         environment = make(f"{robot}-expert-v2")
         observation, _ = environment.reset(seed=seed + behaviour.training_steps)
         for _ in range(REFILL_STEPS):
-            noise = rng.standard_normal((1, environment.action_space.shape[0]))
+            noise = rng.standard_normal((1, np.size(behaviour.weights["mean_bias"])))
             action, _ = behaviour.sample(observation[None], noise)
             following, reward, terminated, truncated, _ = environment.step(action[0])
             info = {"TimeLimit.truncated": truncated and not terminated}
@@ -136,7 +136,7 @@ def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
     name = f"{robot}/{training_steps:07d}"
     behaviour = Behaviour(name, training_steps, actor_weights(model))
     (out / robot).mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / f"{name}.npz", **behaviour.weights)
+    np.savez_compressed(out / f"{name}.npz", allow_pickle=False, **behaviour.weights)
     entry = manifest_entry(robot, behaviour)
     path = out / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
