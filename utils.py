@@ -19,6 +19,7 @@ from speed import products
 from speed.memory import keep_freed_memory
 
 LOG_STD_RANGE = (-5.0, 0.0)
+GLOBAL_LOG_STD_RANGE = (-5.0, 2.0)  # of IQL with one log std for all states
 
 
 class Range(NamedTuple):
@@ -217,7 +218,7 @@ class LatentEmbedding(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """A Normal over actions: mean = max_action tanh, log std softly clamped to [-5, 0].
+    """A Normal over actions: mean = max_action tanh, log std softly clamped to a range.
 
     The two heads are the halves of one layer: one product, not two.
 
@@ -226,8 +227,9 @@ class GaussianActor(nn.Module):
         action_dim: A.
         hidden: sizes of the hidden layers.
         max_action: bound of the mean.
-        log_std: "state": of each state; "global": one for all states; "release": of each state,
-            clamped twice, as the authors' release does for IQL, which makes it nearly constant.
+        log_std: "state": of each state, in [-5, 0]; "global": one for all states, in [-5, 2], as in
+            IQL's own code; "release": of each state, clamped twice, as the authors' release does
+            for IQL, which makes it nearly constant.
     """
 
     def __init__(
@@ -249,18 +251,19 @@ class GaussianActor(nn.Module):
     def forward(self, *inputs: Tensor) -> Normal:
         output = self.network(*inputs)
         if self.kind == "global":
-            mean, log_std = output, self._clamp(self.log_std).expand_as(output)
+            log_std = _soft_clamp(self.log_std / 2, GLOBAL_LOG_STD_RANGE)
+            mean, log_std = output, log_std.expand_as(output)
         else:
             mean, head = output.chunk(2, dim=-1)
-            log_std = self._clamp(head.tanh())
+            log_std = _soft_clamp(head.tanh(), LOG_STD_RANGE)
         if self.kind == "release":
-            log_std = self._clamp(log_std)
+            log_std = _soft_clamp(log_std, LOG_STD_RANGE)
         return Normal(self.max_action * mean.tanh(), log_std.exp(), validate_args=False)
 
-    @staticmethod
-    def _clamp(log_std: Tensor) -> Tensor:
-        low, high = LOG_STD_RANGE
-        return (low + high) / 2 + (high - low) / 2 * log_std.tanh()
+
+def _soft_clamp(value: Tensor, bounds: tuple[float, float]) -> Tensor:
+    low, high = bounds
+    return (low + high) / 2 + (high - low) / 2 * value.tanh()
 
 
 def sample(policy: Normal, shape: Sequence[int] = ()) -> Tensor:

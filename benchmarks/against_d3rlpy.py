@@ -4,8 +4,8 @@
     python -m benchmarks.against_d3rlpy [--steps 30000] [--seeds 1 2 3] [--out docs]
 
 Both train on the synthetic dataset of hopper-medium-expert-v2, whose states are normalised before
-either sees them, and both are evaluated by `main_training.evaluate` from the same starts. Writes
-`against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and `.png` (which needs
+either sees them, and both are evaluated by `experiment.evaluation.evaluate` from the same starts.
+Writes `against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and `.png` (which needs
 matplotlib). A run that is in the CSV is not run again, so remove it after a change of the code.
 """
 
@@ -25,21 +25,21 @@ import numpy as np
 import structlog
 import torch
 from d3rlpy.models.torch import get_parameter
-from torch import Tensor, nn
-from torch.distributions import Normal
-from torch.optim.lr_scheduler import LambdaLR
 
 import d4rl_tasks
 from AWAC import AWAC
 from AWAC import Hyperparameters as AWACHyperparameters
 from d4rl_tasks.files import atomic_path
-from IQL import IQL, cosine_decay
+from experiment.evaluation import Normalizer, evaluate
+from experiment.generators import seed_everything
+from IQL import IQL
 from IQL import Hyperparameters as IQLHyperparameters
-from main_training import EVAL_EPISODES, MAX_ACTION, Scaling, evaluate, seed_everything
-from utils import MLP, Policy, ReplayBuffer, adam, keep_freed_memory
+from speed.memory import keep_freed_memory
+from utils import Policy, ReplayBuffer, RunSpec
 
 TASK = "hopper-medium-expert-v2"
 EVAL_FREQ = 5_000
+EVAL_EPISODES = 10
 LAST = 3  # evaluations in a run's final mean
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-4
@@ -49,8 +49,6 @@ HIDDEN = 256, 256
 EXPECTILE = 0.9
 SCALE = 0.3  # d3rlpy's `weight_temp` (its default is 3) and 1 / `lam` (its default is 1)
 VALUE_SAMPLES = 5
-
-LOG_STD_RANGE = -5.0, 2.0  # d3rlpy's, of IQL
 
 OURS, THEIRS = "ours", "d3rlpy"
 ONE_STD, UNCHANGED = "ours, one log std", "d3rlpy, its entropy term kept"
@@ -79,71 +77,45 @@ class Data:
 
     dataset: d4rl_tasks.Dataset
     theirs: d3rlpy.dataset.MDPDataset
-    scaling: Scaling
+    normalizer: Normalizer
 
 
 class Greedy:
-    """d3rlpy's algorithm, as far as `main_training.evaluate` asks for a policy."""
+    """d3rlpy's algorithm, as far as `experiment.evaluation.evaluate` asks for a policy."""
 
     def __init__(self, algorithm: d3rlpy.algos.QLearningAlgoBase):
         self.select_action = algorithm.predict
 
 
-def fill_buffer(data: d4rl_tasks.Dataset, seed: int) -> tuple[ReplayBuffer, Scaling]:
+def fill_buffer(data: d4rl_tasks.Dataset, seed: int) -> tuple[ReplayBuffer, Normalizer]:
     """Our replay buffer, with normalised states."""
     states = (data.observations, data.actions, data.next_observations)
     buffer = ReplayBuffer(*states, data.rewards, data.terminals, seed=seed)
-    return buffer, Scaling(*buffer.normalize_states())
+    return buffer, Normalizer(*buffer.normalize_states())
 
 
 def load_data() -> Data:
     """Read the synthetic dataset, generating it first if it isn't there."""
     dataset = d4rl_tasks.load_dataset(TASK, "synthetic")
-    _, scaling = fill_buffer(dataset, 0)
+    _, normalizer = fill_buffer(dataset, 0)
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     with h5py.File(dataset.path) as file:
         arrays = {key: file[key][()] for key in keys}
-    arrays["observations"] = (arrays["observations"] - scaling.mean) / scaling.std
-    return Data(dataset, d3rlpy.dataset.MDPDataset(**arrays), scaling)
-
-
-class OneStdActor(nn.Module):
-    """Our Gaussian actor but for its log std, which is one for all states, as in d3rlpy's IQL."""
-
-    def __init__(self, state_dim: int, action_dim: int):
-        super().__init__()
-        self.network = MLP([state_dim], HIDDEN, action_dim)
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
-
-    def forward(self, state: Tensor) -> Normal:
-        mean = MAX_ACTION * self.network(state).tanh()
-        low, high = LOG_STD_RANGE
-        std = (low + (high - low) * self.log_std.sigmoid()).exp()
-        return Normal(mean, std.expand_as(mean), validate_args=False)
+    arrays["observations"] = (arrays["observations"] - normalizer.mean) / normalizer.std
+    return Data(dataset, d3rlpy.dataset.MDPDataset(**arrays), normalizer)
 
 
 def make_ours(algorithm: str, one_std: bool, data: Data, steps: int) -> Policy:
     """One of our policies, aligned: d3rlpy updates actor and targets on every step."""
     common = {"discount": DISCOUNT, "tau": TAU, "learning_rate": LEARNING_RATE, "policy_freq": 1}
-    sizes = data.dataset.observations.shape[1], data.dataset.actions.shape[1], MAX_ACTION
+    sizes = data.dataset.observations.shape[1], data.dataset.actions.shape[1]
+    spec = RunSpec(*sizes, train_steps=steps)
     if algorithm == "IQL":
-        hyperparameters = IQLHyperparameters(
-            **common,
-            expectile=EXPECTILE,
-            scale=SCALE,
-            weight_type="clamp",
-            max_timesteps=steps,
-        )
-        policy = IQL(*sizes, hyperparameters)
-        if one_std:
-            policy.actor = OneStdActor(*sizes[:2])
-            policy.actor_optimizer = adam([policy.actor], LEARNING_RATE)
-            policy.actor_schedule = LambdaLR(policy.actor_optimizer, cosine_decay(steps))
-        return policy
-    hyperparameters = AWACHyperparameters(
-        **common, scale=SCALE, weight_type="raw", value_samples=VALUE_SAMPLES
-    )
-    return AWAC(*sizes, hyperparameters)
+        log_std = "global" if one_std else "state"
+        own = {"expectile": EXPECTILE, "scale": SCALE, "weight_type": "clamp", "log_std": log_std}
+        return IQL(spec, IQLHyperparameters(**common, **own))
+    own = {"scale": SCALE, "weight_type": "raw", "value_samples": VALUE_SAMPLES}
+    return AWAC(spec, AWACHyperparameters(**common, **own))
 
 
 def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
@@ -219,7 +191,7 @@ def run(
     seconds, since = 0.0, time.perf_counter()
     for index, policy in enumerate(policies, start=1):
         seconds += time.perf_counter() - since
-        returns = evaluate(policy, TASK, EVAL_EPISODES, seed, data.scaling)
+        returns = evaluate(policy, data.normalizer, TASK, EVAL_EPISODES, seed)
         score = 100 * d4rl_tasks.normalized_score(TASK, returns).mean()
         evaluation = Evaluation(
             algorithm, implementation, seed, index * EVAL_FREQ, round(score, 2), round(seconds, 1)

@@ -1,10 +1,10 @@
-"""What evaluating a policy costs, against the physics of its episodes alone.
+"""The cost of an evaluation, compared with the physics of its episodes alone.
 
     python -m benchmarks.evaluation [--policies DMPO AWAC] [--threads 2]
 
 Ten episodes of 1,000 steps of walker2d: actions of a behaviour of this project
 recorded first, and then given to the same episodes by turns: to nothing but `mj_step` ("physics"),
-and to `main_training.evaluate`, whose policy chooses actions of its own, which the recorded ones
+and to `experiment.evaluation.evaluate`. Its policy chooses its own actions, which the recorded ones
 replace, so that every episode lasts. The times are the least of several repeats.
 """
 
@@ -20,13 +20,14 @@ import torch
 import d4rl_tasks
 from benchmarks.train_step import POLICIES, make_policy
 from d4rl_tasks.synthetic.behaviours import load_behaviour
-from main_training import EVAL_EPISODES, EVAL_SEED_OFFSET, Scaling, evaluate
+from experiment.evaluation import Normalizer, episode_seeds, evaluate
 
 TASK = "walker2d-expert-v2"
 BEHAVIOUR = "walker2d/0500000.npz"
 STATES, ACTIONS = 17, 6
 SEED = 1
-SEEDS = [SEED + EVAL_SEED_OFFSET + episode for episode in range(EVAL_EPISODES)]
+EVAL_EPISODES = 10
+SEEDS = episode_seeds(SEED, EVAL_EPISODES)
 
 
 def record_actions() -> np.ndarray:
@@ -55,13 +56,13 @@ class Recorded:
 
 
 def time_evaluation(policy, actions: np.ndarray, threads: int) -> float:
-    """Seconds of `main_training.evaluate`."""
+    """Seconds of `evaluate`."""
     backend = SimpleNamespace(
         make_vec=lambda name, count: d4rl_tasks.make_vec(name, count, threads=threads)
     )
-    scaling = Scaling(np.zeros(STATES, np.float32), np.ones(STATES, np.float32))
+    normalizer = Normalizer(np.zeros(STATES, np.float32), np.ones(STATES, np.float32))
     start = time.perf_counter()
-    evaluate(Recorded(policy, actions), TASK, EVAL_EPISODES, SEED, scaling, backend=backend)
+    evaluate(Recorded(policy, actions), normalizer, TASK, EVAL_EPISODES, SEED, backend=backend)
     return time.perf_counter() - start
 
 

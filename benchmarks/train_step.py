@@ -1,4 +1,4 @@
-"""What one train step of each policy costs, in G and in steps per second.
+"""The cost of one train step of each policy, in G and in steps per second.
 
     python -m benchmarks.train_step
 
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from utils import Policy, ReplayBuffer
+from experiment.options import POLICIES
+from utils import Policy, ReplayBuffer, RunSpec
 
-POLICIES = ["DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC"]
 TRANSITIONS = 100_000
 STEPS = 8
 PRODUCTS = {"mkldnn::_linear_pointwise"} | {
@@ -45,9 +45,8 @@ def make_policy(name: str, arguments: argparse.Namespace) -> Policy:
     sizes = {"hidden": (arguments.hidden,) * layers, "latent_disc_dim": arguments.components}
     known = {field.name for field in dataclasses.fields(module.Hyperparameters)}
     hyperparameters = module.Hyperparameters(**{k: v for k, v in sizes.items() if k in known})
-    return getattr(module, name)(
-        arguments.state_dim, arguments.action_dim, 1.0, hyperparameters, "cpu"
-    )
+    spec = RunSpec(arguments.state_dim, arguments.action_dim)
+    return getattr(module, name)(spec, hyperparameters)
 
 
 def seconds(run: Callable[[], object], count: int) -> float:

@@ -11,7 +11,7 @@ import AWAC
 import d4rl_tasks
 import IQL
 from d4rl_tasks.synthetic.generate import generate
-from utils import Batch
+from utils import Batch, RunSpec
 
 d3rlpy = pytest.importorskip("d3rlpy", exc_type=ImportError)
 
@@ -119,7 +119,7 @@ def give_actor_and_critics(ours, theirs, log_std_range):
 def test_iql_has_the_same_losses(batches):
     batch, their_batch = batches
     hyperparameters = IQL.Hyperparameters(scale=3.0, weight_type="clamp", expectile=0.9)
-    ours = IQL.IQL(STATE_DIM, ACTION_DIM, 1.0, hyperparameters)
+    ours = IQL.IQL(RunSpec(STATE_DIM, ACTION_DIM), hyperparameters)
     config = d3rlpy.algos.IQLConfig(weight_temp=3.0, max_weight=100.0, expectile=0.9)
     algorithm = config.create("cpu")
     algorithm.create_impl((STATE_DIM,), ACTION_DIM)
@@ -127,10 +127,10 @@ def test_iql_has_the_same_losses(batches):
     give_actor_and_critics(ours, theirs.modules, (-5, 2))
     give(ours.value.parameters(), theirs.modules.value_func.parameters())
 
-    target_value = ours.target_value(batch.state, batch.action)
+    target_value = ours.target_value(batch)
     critic = theirs.compute_critic_loss(their_batch, theirs.compute_target(their_batch))
     actor = theirs.compute_actor_loss(their_batch, theirs.modules.policy(batch.state))
-    torch.testing.assert_close(ours.value_loss(batch.state, target_value), critic.v_loss)
+    torch.testing.assert_close(ours.value_loss(batch, target_value), critic.v_loss)
     torch.testing.assert_close(ours.critic_loss(batch), critic.q_loss)
     torch.testing.assert_close(ours.actor_loss(batch, target_value), actor.actor_loss)
 
@@ -138,7 +138,7 @@ def test_iql_has_the_same_losses(batches):
 def test_awac_has_the_same_losses(batches):
     batch, their_batch = batches
     hyperparameters = AWAC.Hyperparameters(scale=3.0, weight_type="raw", value_samples=5)
-    ours = AWAC.AWAC(STATE_DIM, ACTION_DIM, 1.0, hyperparameters)
+    ours = AWAC.AWAC(RunSpec(STATE_DIM, ACTION_DIM), hyperparameters)
     algorithm = d3rlpy.algos.AWACConfig(lam=1 / 3, n_action_samples=5).create("cpu")
     algorithm.create_impl((STATE_DIM,), ACTION_DIM)
     theirs = algorithm.impl

@@ -54,7 +54,8 @@ def test_tensorboard_is_the_default_and_has_what_the_csv_has(hopper):
     for name in (b"expectile", b"policy", b"env", b"seed"):
         assert name in hparams["_hparams_/session_start_info"]
     assert sorted(accumulator.Tags()["images"]) == [
-        *("figures/critic_loss", "figures/critic_loss_accumulated", "figures/learning_curves"),
+        *("figures/critic_loss", "figures/critic_loss_accumulated"),
+        *("figures/diagnostics", "figures/learning_curves"),
     ]
 
 
@@ -124,7 +125,7 @@ def test_wandb_has_figures_where_nothing_else_has_made_pyplot_known(hopper):
         env=os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert len(list(Path("wandb").glob("offline-run-*/files/media/images/figures/*.png"))) == 3
+    assert len(list(Path("wandb").glob("offline-run-*/files/media/images/figures/*.png"))) == 4
 
 
 def read_history(path):

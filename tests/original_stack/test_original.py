@@ -11,9 +11,10 @@ import scipy.stats
 import torch
 
 import d4rl_tasks
-import main_training
 from d4rl_tasks import D4RLTaskError, original
 from d4rl_tasks.synthetic.generate import generate
+from experiment.models import load_policy
+from main_training import main
 
 HOPPER = "hopper-medium-expert-v2"
 TASKS = (
@@ -24,7 +25,7 @@ TASKS = (
 
 @pytest.fixture(scope="module")
 def saved_policy(tmp_path_factory):
-    """A policy trained for a few seconds, read from the model that its run saved, and its scaling.
+    """A policy trained for a few seconds, read from its run's model, and its normaliser.
 
     Plain regression, so that it hops well enough to be worth evaluating.
     """
@@ -33,21 +34,18 @@ def saved_policy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         command = f"--policy AWAC --env {HOPPER} --source hopper.hdf5 --scale 0 --batch_size 128"
-        assert main_training.main([*command.split(), "--max_timesteps", "1500"]) == 0
-        (path,) = (folder / "models").glob("*.pt")
-        module = main_training.policy_module("AWAC")
-        policy = module.AWAC(11, 3, 1.0, module.Hyperparameters())
-        start = main_training.Scaling(np.zeros(11, np.float32), np.ones(11, np.float32))
-        return policy, main_training.load_model(path, policy, start)
+        assert main([*command.split(), "--max_timesteps", "1500"]) == 0
+        (path,) = (folder / "models").glob("*_????????.safetensors")
+        return load_policy(path)
 
 
-def roll_out(policy, scaling, environment, observations, steps=1_000):
+def roll_out(policy, normalizer, environment, observations, steps=1_000):
     """(episodes,) returns of the first steps."""
     returns = np.zeros(len(observations))
     for _ in range(steps):
         if not environment.active.any():
             break
-        actions = policy.select_action((observations - scaling.mean) / scaling.std)
+        actions = policy.select_action(normalizer(observations))
         observations, rewards, _, _, _ = environment.step(actions)
         returns += rewards
     return returns
@@ -65,12 +63,12 @@ def test_from_the_same_states_a_policy_has_the_same_returns_for_20_steps(saved_p
     )
     uncorrected = gymnasium.make("Hopper-v4").unwrapped
     uncorrected.reset()
-    policy, scaling = saved_policy
+    policy, normalizer = saved_policy
     uncorrected.set_state(ours.qpos[0], ours.qvel[0])
     observation, total = observations[:1], 0.0
     ours.close()
     for _ in range(20):
-        action = policy.select_action((observation - scaling.mean) / scaling.std)[0]
+        action = policy.select_action((observation - normalizer.mean) / normalizer.std)[0]
         observation, reward, _, _, _ = uncorrected.step(action)
         observation, total = observation[None], total + reward
     assert abs(total - expected[0]) > 1e-4

@@ -1,15 +1,16 @@
 """`main_training.py --backend d4rl`: every policy, on a task of ours and on one beyond them."""
 
-import csv
 import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from runs import one_file, rows_of
 
 from d4rl_tasks import original
-from main_training import POLICIES, main
+from experiment.options import POLICIES
+from main_training import main
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
@@ -19,35 +20,25 @@ def train(policy, env, source, *more):
     return main([*command, "--batch_size", "64", "--max_timesteps", "300", *more])
 
 
-def one_file(pattern):
-    (path,) = Path().glob(pattern)
-    return path
-
-
-def last_row():
-    with one_file("results/*/*.csv").open() as file:
-        return list(csv.DictReader(file))[-1]
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_trains_for_300_steps(policy, hopper):
     assert train(policy, "hopper-medium-v2", hopper) == 0
-    row = last_row()
+    row = rows_of()[-1]
     assert row["step"] == "300" and np.isfinite(float(row["critic_loss"]))
     score = original.normalized_score("hopper-medium-v2", float(row["return_mean"]))
     assert float(row["score_mean"]) == pytest.approx(float(score))
     config = json.loads(one_file("results/*/*.json").read_text())
-    assert "backend-d4rl" in config["run"] and "synthetic" in config["run"]
+    assert config["settings"]["backend"] == "d4rl" and "synthetic" in config["run"]
     assert config["versions"]["gym"] == "0.23.1" and config["versions"]["d4rl"] == "1.1"
 
 
 def test_both_backends_train_alike(hopper):
     """Same data, same seed: the losses are the same, though evaluations start elsewhere."""
     assert train("AWAC", "hopper-medium-v2", hopper) == 0
-    theirs = last_row()
-    assert train("AWAC", "hopper-medium-v2", hopper, "--backend", "d4rl_tasks") == 0
-    with one_file("results/*/AWAC_hopper-medium-v2_seed1_scale10_max*.csv").open() as file:
-        ours = list(csv.DictReader(file))[-1]
+    theirs = rows_of()[-1]
+    more = ["--backend", "d4rl_tasks", "--name", "ours"]
+    assert train("AWAC", "hopper-medium-v2", hopper, *more) == 0
+    ours = rows_of("results/*/ours_*.csv")[-1]
     assert ours["critic_loss"] == theirs["critic_loss"]
     assert ours["actor_loss"] == theirs["actor_loss"]
 
@@ -68,10 +59,10 @@ def test_a_task_beyond_our_86(tmp_path):
             file[key] = np.array(values, dtype=np.float32)
         file["terminals"] = file["timeouts"] = np.zeros(200, bool)
     assert train("IQL", "maze2d-umaze-v1", tmp_path / "maze2d.hdf5") == 0
-    assert np.isfinite(float(last_row()["score_mean"]))
+    assert np.isfinite(float(rows_of()[-1]["score_mean"]))
 
 
-def test_what_cannot_be_had_is_one_line(hopper, capsys):
+def test_tasks_that_are_missing_are_one_line(hopper, capsys):
     for env, words in {"pen-human-v1": "mjrl", "hoper-medium-v2": "unknown task"}.items():
         assert train("AWAC", env, hopper) == 2
         error = capsys.readouterr().err.splitlines()[-1]
