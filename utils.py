@@ -371,7 +371,7 @@ def polyak_update(network: nn.Module, target: nn.Module, tau: float) -> None:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a policy must know of its run; none of it is for a person to edit.
+    """The facts of a run that a policy needs; none of them is for a person to edit.
 
     Attributes:
         state_dim: S.

@@ -202,7 +202,7 @@ def run(
 
 
 def read(path: Path) -> list[Evaluation]:
-    """What a CSV holds, nothing if it isn't there."""
+    """The evaluations in a CSV; none if it does not exist."""
     if not path.exists():
         return []
     kinds = Evaluation.__annotations__
@@ -296,7 +296,7 @@ def draw(evaluations: list[Evaluation], path: Path) -> None:
             color, style = COLORS[implementation], MARKERS[implementation]
             axis.plot(steps, values.T, style[1:], color=color, linewidth=0.8, alpha=0.5)
             axis.plot(steps, values.mean(0), style, color=color, linewidth=2, label=implementation)
-        axis.set_title(f"{algorithm} on generated {TASK}")
+        axis.set_title(f"{algorithm} on synthetic {TASK}")
         axis.set_xlabel("train steps (thousands)")
         axis.set_ylim(0, 110)
         axis.grid(alpha=0.3)

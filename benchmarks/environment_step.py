@@ -1,4 +1,4 @@
-"""What one environment step costs, in microseconds: bare physics, our environments, gymnasium's.
+"""The cost of one environment step, in microseconds: bare physics, our environments, gymnasium's.
 
     python -m benchmarks.environment_step
 
@@ -42,7 +42,7 @@ def best_time(step: Callable[[int], None], reset: Callable[[], None]) -> float:
 
 
 def single(environment: gymnasium.Env, actions: np.ndarray) -> float:
-    """One environment through gymnasium's API; episodes that end go on from a reset."""
+    """One environment through gymnasium's API; finished episodes are reset."""
 
     def step(i: int) -> None:
         if environment.step(actions[i])[2]:

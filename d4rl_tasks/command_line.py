@@ -1,4 +1,4 @@
-"""What all programs of this repository share: a parser, number types, and one way to fail."""
+"""Shared by all programs of this repository: a parser, number types, and one way to fail."""
 
 import argparse
 import difflib

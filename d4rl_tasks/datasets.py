@@ -1,4 +1,4 @@
-"""A task's dataset as transitions, from wherever it can be had."""
+"""A task's dataset as transitions: from a file, a download, a generator or Minari."""
 
 import sys
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Dataset:
         next_observations: (N, S) float32.
         rewards: (N,) float32, of the step, undiscounted.
         terminals: (N,) float32, 1 where the episode ended with the step, else 0. A time limit
-            ends no episode.
+            does not end an episode.
         name: the task.
         source: "file" (a path was given), "d4rl" (a file in the dataset folder), "download" (the
             same, fetched just now), "synthetic" or "minari:<dataset id>".
@@ -68,13 +68,13 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         source: where from.
             "d4rl": D4RL's file in the dataset folder, downloaded if it is not there.
             "synthetic": a synthetic dataset in that folder, generated if it is not there.
-            "auto": the first of these two that can be had.
+            "auto": the first of these two that is available.
             A path (it ends in .hdf5 or .h5, or a file is there): that file, in D4RL's layout.
             "minari:<dataset id>": a Minari dataset that is on this machine.
 
     Raises:
         D4RLTaskError: there is no such task, source or file, the download fails, or the data are
-            not what the task needs. A D4RL file that is there but bad is never replaced.
+            not what the task needs. A bad D4RL file is never replaced.
     """
     task = get_task(name.removeprefix("d4rl/"))
     source = str(source)
@@ -129,7 +129,7 @@ def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> N
         if download_error is None:
             raise
         raise D4RLTaskError(
-            f"{download_error}; and there is no synthetic dataset: {error}"
+            f"{download_error}; a synthetic dataset is not available either: {error}"
         ) from error
 
 
@@ -202,10 +202,10 @@ def _load_minari(task: Task, source: str) -> Dataset:
         synthetic = bool(stored.storage.metadata.get("synthetic", False))
     except D4RLTaskError:
         raise
-    except Exception as error:  # Minari has no class of its own for what can be wrong
+    except Exception as error:  # Minari has no exception class of its own
         reason = " ".join(str(error).split())
         raise D4RLTaskError(
-            f"Minari cannot load {source} ({reason}): 'minari list local' shows what is there"
+            f"Minari cannot load {source} ({reason}): 'minari list local' lists your datasets"
         ) from error
     return Dataset(
         **arrays,
@@ -230,7 +230,7 @@ def _check_spaces(task: Task, source: str, stored) -> None:
 
 
 def _minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
-    """Minari's episodes hold T + 1 observations, so the next one is there even at a time limit."""
+    """Minari's episodes hold T + 1 observations, so a step cut by a time limit has its next one."""
     if stored.total_steps == 0:
         raise UnusableDatasetError(source, "holds no transition")
     episodes = list(stored.iterate_episodes())

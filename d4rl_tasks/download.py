@@ -45,7 +45,7 @@ class DownloadError(D4RLTaskError):
 
     def __init__(self, reason: str, folder: Path):
         super().__init__(
-            f"{reason}: try again later (a part that has come is kept), set D4RL_MIRROR to a "
+            f"{reason}: try again later (the part that was fetched is kept), set D4RL_MIRROR to a "
             f"server that has the file, or put it into {folder} yourself"
         )
         self.reason = reason
@@ -57,7 +57,7 @@ class _TransferError(Exception):
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a partial file is a part of; noted beside it, so that no other file is appended.
+    """The origin of a partial file, noted beside it so that no other file is appended.
 
     Attributes:
         validator: a strong ETag or the date of the last change; None: it cannot be resumed.
@@ -73,7 +73,7 @@ def dataset_url(task: Task) -> str:
     """Where a task's file is downloaded from: D4RL's address, or the same path at `$D4RL_MIRROR`.
 
     Raises:
-        D4RLTaskError: D4RL_MIRROR is no HTTP address.
+        D4RLTaskError: D4RL_MIRROR is not an HTTP address.
     """
     mirror = os.environ.get("D4RL_MIRROR")
     if not mirror:
@@ -86,7 +86,7 @@ def dataset_url(task: Task) -> str:
 def download(task: Task) -> Path:
     """Fetch a task's dataset file into the dataset folder, unless it is there.
 
-    What has come of a file stays as `<file>.part`, and the next call goes on from there. The
+    A partial file stays as `<file>.part`, and the next call resumes it. The
     file's SHA-256 and size are noted in `<file>.sha256`. Processes that want the same file wait for
     the one that fetches it.
 
@@ -96,7 +96,7 @@ def download(task: Task) -> Path:
     Raises:
         DownloadError: the server cannot be reached, fails, or sends something that is not a
             dataset for this task.
-        D4RLTaskError: D4RL_MIRROR is no HTTP address, or the file cannot be written.
+        D4RLTaskError: D4RL_MIRROR is not an HTTP address, or the file cannot be written.
     """
     url = dataset_url(task)
     path = dataset_folder() / task.file_name
@@ -114,7 +114,7 @@ def _download(task: Task, url: str, path: Path) -> None:
         read_rows(part, task)
     except UnusableDatasetError as error:
         _discard(part)
-        reason = f"{url} sent a file that is no dataset for {task.name}, it {error.problem}"
+        reason = f"{url} sent a file that is not a dataset for {task.name}, it {error.problem}"
         raise DownloadError(reason, path.parent) from error
     with disk_errors(path):
         content = checksum(part)
@@ -171,7 +171,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _what_has_come(url: str, part: Path) -> tuple[int, _Origin | None]:
-    """Bytes of a part and what it is a part of; 0 and None if it cannot be gone on with."""
+    """Bytes of a part and its origin; 0 and None if it cannot be resumed."""
     try:
         have = part.stat().st_size
         origin = _Origin(**json.loads(_origin_path(part).read_text(encoding="utf-8")))
@@ -230,7 +230,7 @@ def _continues(response: HTTPResponse, have: int, origin: _Origin | None) -> boo
 
 
 def _start(response: HTTPResponse, url: str, part: Path) -> _Origin:
-    """Begin a part anew, but not for the web page of a hotel's network."""
+    """Start a part from its beginning, unless the server sends a web page, as hotel networks do."""
     if response.headers.get_content_type() == "text/html":
         raise DownloadError(f"{url} sent a web page (HTML), not a dataset", part.parent)
     origin = _Origin(url, _validator(response), response.length)

@@ -43,7 +43,7 @@ class D4RLEnv(MujocoEnv):
         if kwargs.get("render_mode") not in (None, "human") and not has_screen():
             choose_renderer()
         if kwargs.get("camera_id") is None and self.task.maze is None:
-            # gymnasium's free camera stands still, and the robot walks out of the picture.
+            # With gymnasium's free camera, which stands still, the robot walks out of the picture.
             kwargs["camera_name"] = kwargs.get("camera_name") or "track"
         super().__init__(
             self.robot.xml,
@@ -92,8 +92,8 @@ class LockstepVectorEnv(VectorEnv):
     """Many episodes of one task in lockstep, stepped by all cores; made for evaluation.
 
     A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
-    An episode's course depends on its own seed alone, not on how many run beside it; it is bit
-    for bit the course of `D4RLEnv` under that seed.
+    An episode depends on its own seed alone, not on how many run beside it. It equals that of
+    `D4RLEnv` with the same seed, bit for bit.
 
     Args:
         name: a task's name.
@@ -134,7 +134,7 @@ class LockstepVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Start episodes anew.
+        """Reset episodes.
 
         Args:
             seed: one for each episode; an integer s means s, s + 1, ...
@@ -153,7 +153,7 @@ class LockstepVectorEnv(VectorEnv):
         return self.observations(), {}
 
     def observations(self) -> np.ndarray:
-        """(num_envs, observation size) float64 of the present states."""
+        """(num_envs, observation size) float64 of the current states."""
         return self.robot.observation(self.qpos, self.qvel)
 
     def _reset_one(self, index: int, seed: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Where datasets lie, how a file gets there whole, and the checksums noted beside files."""
+"""The folder of datasets, files that are written whole, and checksums noted beside them."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ def dataset_folder() -> Path:
 
 
 def synthetic_path(task_name: str) -> Path:
-    """Where the synthetic dataset for a task's dataset lies."""
+    """The path of a task's synthetic dataset."""
     return dataset_folder() / f"synthetic-{task_name}.hdf5"
 
 
@@ -27,7 +27,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())  # HDF5's own run over many lines
+        reason = error.strerror or " ".join(
+            str(error).split()
+        )  # HDF5's own messages have many lines
         raise D4RLTaskError(
             f"cannot write {path} ({reason}): free some space, or choose a folder that you may "
             "write to"
@@ -41,7 +43,7 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise D4RLTaskError(
-            f"cannot read {path} ({error.strerror or error}): is it a file that you may read?"
+            f"cannot read {path} ({error.strerror or error}): give a file that you may read"
         ) from error
 
 
@@ -52,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     If the block raises an error or writes no file, `path` is left as it was.
 
     Raises:
-        D4RLTaskError: the file cannot be written; found out before the block runs, where possible.
+        D4RLTaskError: the file cannot be written; where possible, before the block runs.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
@@ -91,21 +93,21 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Checksum:
-    """What identifies a file's content: SHA-256 in hexadecimal, and the size in bytes."""
+    """Identifies a file's content: SHA-256 in hexadecimal, and the size in bytes."""
 
     sha256: str
     size: int
 
 
 def checksum(path: Path) -> Checksum:
-    """Read a file to its end and sum it up."""
+    """The checksum of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return Checksum(digest.hexdigest(), os.fstat(file.fileno()).st_size)
 
 
 def note_path(path: Path) -> Path:
-    """The note beside a file. It is of the kind that `sha256sum --check` reads."""
+    """The note beside a file, in the format that `sha256sum --check` reads."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -130,15 +132,15 @@ def check_note(path: Path, content: Checksum) -> None:
     sha256 = re.search(r"\b[0-9a-fA-F]{64}\b", text)
     size = re.search(r"^# (\d+) bytes", text, re.MULTILINE)
     if sha256 is None:
-        raise D4RLTaskError(f"{note} holds no SHA-256: delete it to use the file beside it")
+        raise D4RLTaskError(f"{note} holds no SHA-256: move it away to use the file beside it")
     if size is not None and int(size[1]) != content.size:
-        raise _changed(path, f"it has {content.size} bytes, noted are {size[1]}")
+        raise _changed(path, f"it has {content.size} bytes, the note says {size[1]}")
     if sha256[0].lower() != content.sha256:
-        raise _changed(path, f"its SHA-256 is {content.sha256}, noted is {sha256[0]}")
+        raise _changed(path, f"its SHA-256 is {content.sha256}, the note says {sha256[0]}")
 
 
 def _changed(path: Path, difference: str) -> D4RLTaskError:
     return D4RLTaskError(
-        f"{path} is not the file noted in {note_path(path).name} ({difference}): delete both to "
-        "get it anew, or only the note to use the file as it is"
+        f"{path} is not the file noted in {note_path(path).name} ({difference}): move both away "
+        "to fetch it again, or only the note to use the file as it is"
     )

@@ -1,4 +1,4 @@
-"""Reading a flat dataset file in D4RL's layout, and refusing one that is not what it should be."""
+"""Reads a flat dataset file in D4RL's layout, and refuses any other."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.robots import make_robot
 from d4rl_tasks.tasks import Task
 
-# One array may have so many bytes. D4RL's largest, ant-medium-expert's observations, has 0.9e9.
+# The most bytes of one array. D4RL's largest, ant-medium-expert's observations, has 0.9e9.
 MAX_BYTES = 4_000_000_000
 # gzip packs 1,032 to 1 at best, so an array that claims more than this times its file was never
-# written: HDF5 would make it up from fill values.
+# written: HDF5 would invent it from fill values.
 MAX_EXPANSION = 1_100
 NUMERIC_KINDS = "fiub"
 
@@ -32,7 +32,7 @@ class UnusableDatasetError(D4RLTaskError):
 
     def __init__(self, name: str | Path, problem: str):
         super().__init__(
-            f"{name} {problem}: use another dataset, or delete this one to get it anew"
+            f"{name} {problem}: give another dataset, or move this one away to fetch it again"
         )
         self.problem = problem
 
@@ -47,7 +47,7 @@ class Rows:
         rewards: (N,) float32.
         terminals: (N,) bool, the episode ended with this step.
         cuts: (N,) bool, the row after this one belongs to another episode though none ended.
-        synthetic: the file says of itself that it is a synthetic dataset, not D4RL's.
+        synthetic: the file says that it is a synthetic dataset, not D4RL's.
     """
 
     observations: np.ndarray
@@ -207,7 +207,7 @@ def _find(file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
     if dataset.is_virtual or dataset.external:
         raise _from_elsewhere(file, key)
     if dataset.dtype.kind not in NUMERIC_KINDS:
-        raise UnusableDatasetError(file.filename, f"has no numbers in '{key}' but {dataset.dtype}")
+        raise UnusableDatasetError(file.filename, f"has {dataset.dtype} in '{key}', not numbers")
     allowed = [shape] if shape else [(), (1,)]
     if not dataset.shape or dataset.shape[1:] not in allowed:
         wanted = " or ".join(str(("N", *one)).replace("'", "") for one in allowed)

@@ -84,7 +84,7 @@ def get_task(name: str) -> Task:
 
     Raises:
         D4RLTaskError: the packages are missing, or there is no such task, or it has no dataset, no
-            reference scores or no flat continuous observations and actions.
+            reference scores or its observations or actions are not flat and continuous.
     """
     spec = _spec(name)
     gym, _ = _import_gym()
@@ -271,7 +271,7 @@ class Episodes:
         return ~(self._terminated | self._truncated)
 
     def reset(self, *, seed: list[int]) -> tuple[np.ndarray, dict]:
-        """Start all episodes anew, each from its seed.
+        """Reset all episodes, each from its seed.
 
         Returns:
             observations (num_envs, observation size) float64, and an empty dict.

@@ -1,7 +1,7 @@
 """MuJoCo 2.1's physics on today's MuJoCo.
 
 D4RL was recorded, and every published D4RL score was evaluated, on MuJoCo 2.1.0 or older. Today's
-MuJoCo moves the same robots differently, for two reasons, both of the model and neither of the
+MuJoCo moves the same robots differently, for two reasons, both in the model and neither in the
 integrator:
 
 1. Capsule inertia. Until 2.1.1 the model compiler took the mass and inertia of a capsule (radius r,
@@ -94,7 +94,7 @@ def _halve_margins(model: mujoco.MjModel) -> None:
 
 
 def verification_warning(version: tuple[int, ...]) -> str | None:
-    """What is known to be wrong with a MuJoCo version, or None where it agrees with 2.1.0.
+    """The known differences of a MuJoCo version from 2.1.0, or None if it agrees.
 
     Args:
         version: as from `mujoco_version`.
@@ -102,7 +102,7 @@ def verification_warning(version: tuple[int, ...]) -> str | None:
     name = ".".join(str(part) for part in version)
     advice = "; install the version pinned in requirements.txt for D4RL's physics"
     if version < OLDEST_VERIFIED:
-        return f"MuJoCo {name} is older than any that was held against D4RL's physics{advice}"
+        return f"MuJoCo {name} is older than any that was compared with D4RL's physics{advice}"
     if version >= FREE_JOINT_RK4_CHANGED:
         return (
             f"MuJoCo {name} integrates a free joint differently: ant and antmaze differ from "
@@ -124,7 +124,7 @@ def verification_warning(version: tuple[int, ...]) -> str | None:
 
 @cache
 def warn_if_unverified() -> None:
-    """Warn, once in a process, if this MuJoCo version is not one that agrees with 2.1.0."""
+    """Warn, once in a process, if this MuJoCo version does not agree with 2.1.0."""
     message = verification_warning(mujoco_version())
     if message:
         warnings.warn(message, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What draws without a screen, and MuJoCo where nothing does."""
+"""Rendering without a screen, and MuJoCo on machines that cannot render."""
 
 import functools
 import importlib
@@ -25,7 +25,7 @@ def import_mujoco() -> None:
 
 
 def choose_renderer() -> None:
-    """Set MUJOCO_GL to what draws here without a screen, unless the user has set it.
+    """Set MUJOCO_GL to a renderer that works here without a screen, unless the user has set it.
 
     Raises:
         D4RLTaskError: nothing draws.

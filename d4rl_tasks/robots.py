@@ -1,4 +1,4 @@
-"""The robots: what they observe, what they are rewarded for, when an episode ends.
+"""The robots: their observations, rewards and terminations.
 
 These are gym's `-v2` robots as D4RL used them (gym 0.23 with mujoco-py), written once for a single
 environment and for many in lockstep: every function takes arrays whose last axis is the state's.
@@ -21,7 +21,7 @@ ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
 class Robot:
-    """What is common to all: x-velocity is rewarded, actions are torques in [-1, 1].
+    """Base class: x-velocity is rewarded, actions are torques in [-1, 1].
 
     Attributes:
         frame_skip: simulator steps per environment step.

@@ -25,7 +25,7 @@ class Task:
         ref_min_score, ref_max_score: returns that score 0 and 1 (D4RL, `infos.py`).
         max_episode_steps: time limit in environment steps.
         maze: "umaze", "medium" or "large"; None for the other robots.
-        goal_resampled_each_episode: antmaze: a new goal at every reset, not one for ever.
+        goal_resampled_each_episode: antmaze: a new goal at every reset, not a fixed one.
     """
 
     name: str

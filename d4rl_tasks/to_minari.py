@@ -2,8 +2,8 @@
 
     python -m d4rl_tasks.to_minari FILE [--env walker2d-expert-v2] [--id walker2d-expert-v2]
 
-It lies where Minari looks for it, whole or not at all, and makes our environment when its own is
-asked for (`recover_environment`). `--source minari:ID` trains on it.
+It is written into Minari's folder, whole or not at all, and `recover_environment` makes our
+environment. `--source minari:ID` trains on it.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Episode:
         observations: (T + 1, S) float32.
         actions: (T, A) float32.
         rewards: (T,) float32.
-        terminated: the last transition ended the episode; else it was cut.
+        terminated: the last transition ended the episode; else a time limit cut it.
     """
 
     observations: np.ndarray
@@ -92,7 +92,7 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
 
     Args:
         path: HDF5 in D4RL's layout.
-        task: what it was recorded on; None reads it from the file, generated ones say it.
+        task: the task it was recorded on; None reads it from the file, where ours say it.
         dataset_id: Minari's name for it; None means the task's, with "synthetic-" before it for a
             synthetic dataset.
 
@@ -101,7 +101,7 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
 
     Raises:
         D4RLTaskError: Minari is missing, the file cannot be used or does not say its task, the id
-            is taken or none, or the dataset cannot be written.
+            is taken or invalid, or the dataset cannot be written.
     """
     minari = _import_minari()
     with read_errors(path):
@@ -136,7 +136,7 @@ def _task_of(path: Path) -> Task:
         reason = " ".join(str(error).split())
         raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
     if not isinstance(name, str):
-        raise D4RLTaskError(f"{path} does not say which task it is of: say it with --env")
+        raise D4RLTaskError(f"{path} does not name its task: give it with --env")
     return get_task(name)
 
 
@@ -144,7 +144,7 @@ def _write(minari, name: str, task: Task, episodes: list[Episode], synthetic: bo
     observation_size, action_size = task_sizes(task)
     kind = "a synthetic dataset, not D4RL's data, for" if synthetic else "transitions of D4RL's"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Minari advises to say who the author is
+        warnings.simplefilter("ignore", UserWarning)  # Minari warns without an author
         dataset = minari.create_dataset_from_buffers(
             name,
             [_buffer(minari, episode) for episode in episodes],
@@ -180,12 +180,12 @@ def _spec(task: Task) -> EnvSpec:
 
 @contextlib.contextmanager
 def _new_dataset(minari, name: str) -> Iterator[None]:
-    """A folder in which Minari writes; what is there at the end is moved to where it looks."""
+    """A temporary folder for Minari to write into; its content is moved into Minari's own."""
     try:
         namespace, _, _ = minari.dataset.minari_dataset.parse_dataset_id(name)
     except (ValueError, TypeError) as error:  # the latter for an id without a version
         raise D4RLTaskError(
-            f"{name!r} is no id of a Minari dataset: it must be like namespace/name-v0"
+            f"{name!r} is not the id of a Minari dataset, such as namespace/name-v0"
         ) from error
     with _write_errors(name):
         get_path = minari.storage.datasets_root_dir.get_dataset_path
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Convert a flat dataset file in D4RL's layout to a Minari dataset.",
     )
     parser.add_argument("file", type=Path, help="HDF5 in D4RL's layout")
-    parser.add_argument("--env", help="its task (default: as the file says, generated ones do)")
+    parser.add_argument("--env", help="its task (default: the one that the file names)")
     parser.add_argument("--id", help="Minari's name for it (default: the task's)")
     options = parser.parse_args(arguments)
     try:

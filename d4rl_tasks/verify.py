@@ -3,7 +3,7 @@
     python -m d4rl_tasks.verify FILE --env walker2d-expert-v2
 
 Every recorded state (`infos/qpos`, `infos/qvel`) is stepped once with its recorded action, and the
-result held against the next recorded state: with the corrections of `physics.py`, and without them.
+result compared with the next recorded state, with and without the corrections of `physics.py`.
 """
 
 import argparse

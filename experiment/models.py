@@ -26,7 +26,7 @@ def make_spec(
     is_antmaze: bool,
     train_steps: int,
 ) -> RunSpec:
-    """What a policy must know of a run on a dataset."""
+    """The facts of a run on a dataset that a policy needs."""
     rewards = policy_class(policy).training_rewards(dataset.rewards, is_antmaze)
     discount = getattr(hyperparameters, "discount", 0.0)
     return RunSpec(

@@ -1,1 +1,1 @@
-"""What report.py shows of finished runs and trained models; no part of training imports this."""
+"""Reports of finished runs and trained models; no part of training imports them."""

@@ -1,1 +1,1 @@
-"""What makes training fast and nothing else: without it every result is the same to rounding."""
+"""Faster training and nothing else: without it every result is the same to rounding."""

@@ -101,7 +101,7 @@ class SamplingController:
     def act(
         self, environment: LockstepVectorEnv, observations: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """(lanes, S) -> actions (lanes, A) float32, and what else to record of the step."""
+        """(lanes, S) -> actions (lanes, A) float32, and further columns to record."""
         actions = np.empty((len(observations), self._action_size), dtype=np.float32)
         log_probs = np.empty(len(observations))
         for name, group in self._groups.items():
@@ -259,7 +259,7 @@ def write_dataset(
 def generate(
     task_name: str, out: Path, transitions: int | None = None, seed: int = 0
 ) -> dict[str, float]:
-    """Generate a synthetic dataset for a task's dataset.
+    """Generate a synthetic dataset for a task.
 
     Args:
         task_name: D4RL's name.
@@ -268,7 +268,7 @@ def generate(
         seed: non-negative.
 
     Returns:
-        What is stored as the file's attributes: rows, episodes, and over the whole episodes the
+        The file's attributes: rows, episodes, and over the whole episodes the
         mean return and normalised score, and for antmaze the share that reached its goal.
 
     Raises:
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m d4rl_tasks.synthetic.generate",
-        description="Generate a synthetic dataset for a D4RL dataset by this project's behaviours.",
+        description="Generate a synthetic dataset for a D4RL task.",
     )
     parser.add_argument("task", help="a task's name, e.g. walker2d-expert-v2")
     parser.add_argument(
@@ -328,16 +328,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="rows of the file (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--out", type=Path, help="file to write (default: where load_dataset looks for it)"
-    )
+    parser.add_argument("--out", type=Path, help="file to write (default: in the dataset folder)")
     options = parser.parse_args(arguments)
     # A termination unwinds like Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         out = options.out or synthetic_path(get_task(options.task).name)
         if out.exists():
-            raise D4RLTaskError(f"{out} exists already: delete it, or name another file with --out")
+            raise D4RLTaskError(f"{out} exists already: give another file with --out")
         print(describe(out, generate(options.task, out, options.transitions, options.seed)))
     except D4RLTaskError as error:
         print(f"error: {error}", file=sys.stderr)

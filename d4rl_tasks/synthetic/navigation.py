@@ -1,4 +1,4 @@
-"""How the generated antmaze datasets are collected: a planner that steers a directional ant."""
+"""A planner that steers a directional ant through a maze, for synthetic antmaze datasets."""
 
 import numpy as np
 

@@ -6,7 +6,7 @@
         --continue-from 250000
 
 A checkpoint is written every 50,000 environment steps, and `manifest.json` with its returns over
-ten episodes. `--continue-from` goes on from a packaged checkpoint. A checkpoint holds an actor
+ten episodes. `--continue-from` resumes from a packaged checkpoint. A checkpoint holds an actor
 alone, so its replay buffer is collected again, by all packaged checkpoints up to it, and critics
 are fitted to that before the actor moves.
 """
@@ -96,7 +96,7 @@ def warm_up_critics(model) -> None:
 
     model.set_logger(configure(None, []))
     model.policy_delay = CRITIC_STEPS + 1
-    # In one call: SBX compiles its loop anew for every phase of the policy delay.
+    # In one call: SBX compiles its loop again for every phase of the policy delay.
     model.train(CRITIC_STEPS, model.batch_size)
     model.policy_delay = 1
     model.learning_starts = 0

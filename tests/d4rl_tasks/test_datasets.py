@@ -262,14 +262,14 @@ def test_a_synthetic_that_does_not_say_so_is_announced_too(folder, capsys):
     assert "is a synthetic dataset" in capsys.readouterr().err
 
 
-def test_neither_a_download_nor_a_stand_in(monkeypatch):
+def test_neither_a_download_nor_a_synthetic_dataset(monkeypatch):
     def generate(task_name, out):
         raise D4RLTaskError("there is no behaviour for ant")
 
     monkeypatch.setitem(
         sys.modules, "d4rl_tasks.synthetic.generate", SimpleNamespace(generate=generate)
     )
-    message = fails("no synthetic dataset: there is no behaviour for ant", name="ant-medium-v2")
+    message = fails("not available either: there is no behaviour for ant", name="ant-medium-v2")
     assert "cannot be reached" in message and "D4RL_MIRROR" in message
     message = fails("there is no behaviour for ant", "synthetic", name="ant-medium-v2")
     assert "download" not in message
@@ -342,10 +342,10 @@ BAD_COLUMNS = {
     "no row": (make_columns(0), r"too few rows \(0\)"),
     "one row": (make_columns(1), r"too few rows \(1\)"),
     "all cut": (changed(timeouts=np.ones(20)), "holds no transition"),
-    "strings": (changed(rewards=np.array([b"a"] * 20)), "no numbers in 'rewards'"),
-    "objects": (changed(rewards=["a"] * 20), "no numbers in 'rewards'"),
-    "complex": (changed(rewards=np.zeros(20, complex)), "no numbers in 'rewards'"),
-    "compound": (changed(terminals=np.zeros(20, [("a", "f4")])), "no numbers in 'terminals'"),
+    "strings": (changed(rewards=np.array([b"a"] * 20)), "in 'rewards', not numbers"),
+    "objects": (changed(rewards=["a"] * 20), "in 'rewards', not numbers"),
+    "complex": (changed(rewards=np.zeros(20, complex)), "in 'rewards', not numbers"),
+    "compound": (changed(terminals=np.zeros(20, [("a", "f4")])), "in 'terminals', not numbers"),
 }
 
 
@@ -355,7 +355,7 @@ def test_bad_columns(tmp_path, columns, match):
     before = path.read_bytes()
     message = fails(match, path)
     assert str(path) in message
-    assert "delete" in message
+    assert "move" in message
     assert path.read_bytes() == before
 
 
@@ -498,9 +498,9 @@ def test_a_note_of_sha256sum_is_checked(tmp_path):
     note.write_text(f"{digest.upper()} *file.hdf5\n")
     assert load_dataset(NAME, path).sha256 == digest
     note.write_text(f"{'0' * 64}  file.hdf5\n")
-    assert str(path) in fails("its SHA-256 is .* noted is 0000", path)
+    assert str(path) in fails("its SHA-256 is .* the note says 0000", path)
     note.write_text(f"# 5 bytes from somewhere\n{digest}  file.hdf5\n")
-    fails("noted are 5", path)
+    fails("the note says 5", path)
     note.write_text("nothing\n")
     assert str(note) in fails("holds no SHA-256", path)
 

@@ -159,7 +159,7 @@ def test_a_file_is_fetched_checked_noted_and_used_again(server, folder, content,
 
     path.write_bytes(content[:-1] + b"x")
     message = fails("is not the file noted")
-    assert str(path) in message and "delete" in message
+    assert str(path) in message and "move both away" in message
 
 
 def test_an_early_close_is_resumed_within_one_call(server, folder, content):
@@ -282,7 +282,7 @@ def test_a_web_page_is_final_and_costs_no_part(server, folder, content):
 
 def test_a_web_page_that_says_it_is_data(server, folder):
     server.script = [send(200, b"<html>Please log in</html>", Content_Type="binary/octet-stream")]
-    fails("no dataset for hopper-medium-v2.*not readable as HDF5")
+    fails("not a dataset for hopper-medium-v2.*not readable as HDF5")
     assert not (folder / TASK.file_name).exists()
     assert not part_of(folder).exists()
 
@@ -304,7 +304,7 @@ def test_more_bytes_announced_than_sent(server, content):
 
 def test_fewer_bytes_announced_than_sent(server, folder, content):
     server.script = [send(200, content, Content_Length=str(len(content) - 1))]
-    fails("no dataset.*truncated file")
+    fails("not a dataset.*truncated file")
     assert not (folder / TASK.file_name).exists()
 
 

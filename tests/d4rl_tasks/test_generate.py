@@ -256,7 +256,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("robot", ["walker2d", "hopper", "halfcheetah"])
-def test_expert_stand_ins_score_as_the_manifest_says(tmp_path, robot):
+def test_expert_datasets_score_as_the_manifest_says(tmp_path, robot):
     entries = json.loads(MANIFEST.read_text())[robot]
     expert = next(entry for entry in entries if entry.get("role") == "expert")
     statistics = generate(f"{robot}-expert-v2", tmp_path / "e.hdf5", transitions=60_000)

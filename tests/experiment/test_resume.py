@@ -44,7 +44,7 @@ def processes():
     """Processes that fork from one which has imported everything, so that they start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["main_training"])
-    # Without this the server of Python 3.11 does not find it, and every child imports anew.
+    # Without this the server of Python 3.11 does not find it, and children import everything.
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(ROOT))
         yield context
@@ -64,7 +64,7 @@ def run_in(folder, argv):
 
 
 def outcome(folder):
-    """All that a run leaves, bit by bit, but for the times."""
+    """All that a run leaves, bit by bit, except the times."""
     root = Path(folder)
     files = {
         path.relative_to(root): path.read_bytes()

@@ -14,7 +14,7 @@ from utils import RunSpec
 
 
 class AdamKernel:
-    """What Adam starts on the device in a step, without what PyTorch itself breaks traces with."""
+    """Adam's kernel of a step, without the Python that breaks PyTorch's traces."""
 
     def __init__(self, adam):
         (group,) = adam.param_groups

@@ -129,7 +129,7 @@ def test_a_hundred_train_steps_never_read_a_tensor_back(name, options):
 
 
 def parents(event):
-    """What ran around a profiled operator, from the inside out."""
+    """The operators around a profiled one, from the inside out."""
     while (event := event.cpu_parent) is not None:
         yield event.name
 

@@ -1,4 +1,4 @@
-"""Behaviour policies: small networks that collect the generated datasets (see README.md)."""
+"""Behaviour policies: small networks that collect synthetic datasets (see README.md)."""
 
 import json
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Behaviour:
 
 @cache
 def read_manifest() -> dict[str, list[dict]]:
-    """What is known of every behaviour: by robot, in the order of training."""
+    """The manifest: every behaviour by robot, in the order of training."""
     return json.loads(MANIFEST.read_text())
 
 
