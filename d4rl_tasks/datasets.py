@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box
 
+from d4rl_tasks.command_line import printable
 from d4rl_tasks.download import download
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import (
@@ -21,6 +22,7 @@ from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, t
 from d4rl_tasks.tasks import Task, get_task
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+ARRAYS = ("observations", "actions", "next_observations", "rewards", "terminals")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,20 @@ class Dataset:
     synthetic: bool
     sha256: str | None
     size: int | None
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the arrays, as in the dict that d4rl's `qlearning_dataset` returns."""
+        return ARRAYS
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """An array by its name: `dataset["observations"]`."""
+        if key not in ARRAYS:
+            raise KeyError(f"{key!r}: a dataset has {', '.join(ARRAYS)}")
+        return getattr(self, key)
+
+    def __len__(self) -> int:
+        """The number of transitions."""
+        return len(self.rewards)
 
 
 def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
@@ -176,16 +192,14 @@ def _transitions(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def _synthetic_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
-    failure = ""
-    if download_error is not None:
-        reason = getattr(download_error, "reason", download_error)
-        failure = f" (The download failed: {reason}.)"
-    return (
-        f"NOTE: {path} is a synthetic dataset, not D4RL's {task.name}: transitions that this "
-        "project's own behaviour policies made in D4RL's physics. Scores of policies trained on it "
-        f"are not the paper's. For the real data put {task.url} into {dataset_folder()}, or set "
-        f"D4RL_MIRROR to a server that has it.{failure}"
+    notice = (
+        f"NOTE: {path} is a synthetic dataset: scores are not comparable with the paper's.\n"
+        f"      Real data: put {task.url} into {dataset_folder()}, or set D4RL_MIRROR."
     )
+    if download_error is None:
+        return notice
+    reason = printable(getattr(download_error, "reason", download_error))
+    return f"the download failed: {reason}\n{notice}"
 
 
 def _load_minari(task: Task, source: str) -> Dataset:

@@ -41,6 +41,8 @@ def read_errors(path: Path) -> Iterator[None]:
     """Turn an OSError from reading `path` (no permission, a folder) into a D4RLTaskError."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise D4RLTaskError(f"there is no file {path}: check the path") from error
     except OSError as error:
         raise D4RLTaskError(
             f"cannot read {path} ({error.strerror or error}): give a file that you may read"

@@ -6,7 +6,6 @@ It is written into Minari's folder, whole or not at all, and `recover_environmen
 environment. `--source minari:ID` trains on it.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -22,6 +21,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
+from d4rl_tasks.command_line import Parser, run_program
 from d4rl_tasks.environments import D4RLEnv
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import read_errors
@@ -233,7 +233,7 @@ def _minari_root(folder: Path) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m d4rl_tasks.to_minari",
         description="Convert a flat dataset file in D4RL's layout to a Minari dataset.",
     )
@@ -241,14 +241,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--env", help="its task (default: the one that the file names)")
     parser.add_argument("--id", help="Minari's name for it (default: the task's)")
     options = parser.parse_args(arguments)
-    try:
-        task = get_task(options.env) if options.env else None
-        name = convert(options.file, task, options.id)
-    except D4RLTaskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"minari:{name}")
-    return 0
+    return run_program(lambda: _convert(options.file, options.env, options.id))
+
+
+def _convert(path: Path, env: str | None, dataset_id: str | None) -> None:
+    print(f"minari:{convert(path, get_task(env) if env else None, dataset_id)}")
 
 
 if __name__ == "__main__":

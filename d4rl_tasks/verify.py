@@ -6,13 +6,13 @@ Every recorded state (`infos/qpos`, `infos/qvel`) is stepped once with its recor
 result compared with the next recorded state, with and without the corrections of `physics.py`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
+from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.hdf5 import read_arrays
 from d4rl_tasks.robots import Robot, make_robot
@@ -109,7 +109,7 @@ def format_errors(errors: dict[str, np.ndarray]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m d4rl_tasks.verify",
         description="Measure how closely the physics here agrees with a D4RL file's.",
     )
@@ -117,22 +117,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--env", required=True, help="the task, e.g. walker2d-expert-v2")
     parser.add_argument(
         "--samples",
-        type=int,
+        type=number(int, 1),
         default=DEFAULT_SAMPLES,
         help="rows to try, chosen at random (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    try:
-        if options.samples < 1:
-            raise D4RLTaskError(f"--samples is {options.samples}: it must be at least 1")
-        errors = verify_file(options.file, options.env, options.samples)
-    except D4RLTaskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_program(lambda: _verify(options.file, options.env, options.samples))
+
+
+def _verify(path: Path, env: str, samples: int) -> None:
+    errors = verify_file(path, env, samples)
     count = len(errors["uncorrected"])
-    print(f"{options.file}: {count} steps of {options.env}, MuJoCo {mujoco.mj_versionString()}")
+    print(f"{path}: {count} steps of {env}, MuJoCo {mujoco.mj_versionString()}")
     print(format_errors(errors))
-    return 0
 
 
 if __name__ == "__main__":

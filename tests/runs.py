@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import torch
+from programs import exit_code
 
 from experiment.files import read_content
 from experiment.options import parse
@@ -45,10 +46,7 @@ def exit_code_and_errors(argv):
     """Run the main job in this process: its exit code and the lines on stderr."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            code = main(argv)
-        except SystemExit as stop:
-            code = stop.code
+        code = exit_code(main, argv)
     return code, errors.getvalue().splitlines()
 
 

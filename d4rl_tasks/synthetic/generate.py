@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 from tqdm import tqdm
 
+from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path, synthetic_path
@@ -316,34 +317,32 @@ def describe(path: Path, statistics: dict[str, float]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m d4rl_tasks.synthetic.generate",
         description="Generate a synthetic dataset for a D4RL task.",
     )
     parser.add_argument("task", help="a task's name, e.g. walker2d-expert-v2")
     parser.add_argument(
         "--transitions",
-        type=int,
+        type=number(int, 2),
         default=DEFAULT_TRANSITIONS,
         help="rows of the file (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="file to write (default: in the dataset folder)")
     options = parser.parse_args(arguments)
     # A termination unwinds like Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        out = options.out or synthetic_path(get_task(options.task).name)
-        if out.exists():
-            raise D4RLTaskError(f"{out} exists already: give another file with --out")
-        print(describe(out, generate(options.task, out, options.transitions, options.seed)))
-    except D4RLTaskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_program(lambda: _generate(options))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    out = options.out or synthetic_path(get_task(options.task).name)
+    if out.exists():
+        raise D4RLTaskError(f"{out} exists already: give another file with --out")
+    if options.out and not out.parent.is_dir():
+        raise D4RLTaskError(f"there is no folder {out.parent}: create it, or give another --out")
+    print(describe(out, generate(options.task, out, options.transitions, options.seed)))
 
 
 if __name__ == "__main__":

@@ -217,17 +217,18 @@ def test_auto_generates_when_the_download_fails_and_says_so(folder, generate, ca
     assert dataset.synthetic is True
     assert dataset.source == "synthetic"
     assert dataset.path == folder / f"synthetic-{NAME}.hdf5"
-    notice = capsys.readouterr().err.splitlines()[-1]
+    failure, *lines = capsys.readouterr().err.splitlines()[-3:]
+    notice = "\n".join(lines)
     for part in (
         "synthetic dataset",
-        "behaviour policies",
-        "not the paper's",
+        "not comparable with the paper's",
         TASK.url,
         str(folder),
     ):
         assert part in notice
     assert "D4RL_MIRROR" in notice
-    assert "The download failed" in notice and "refused" in notice
+    assert failure.startswith("the download failed: ") and "refused" in failure
+    assert notice.startswith("NOTE: ") and len(lines) == 2
 
 
 def test_a_synthetic_is_generated_once_and_announced_every_time(generate, capsys):
@@ -390,7 +391,7 @@ def test_a_damaged_compressed_chunk(tmp_path):
 
 def test_no_file_and_a_folder(tmp_path):
     (tmp_path / "folder.hdf5").mkdir()
-    fails("cannot read .*nowhere.h5.*No such file", tmp_path / "nowhere.h5")
+    fails("there is no file .*nowhere.h5", tmp_path / "nowhere.h5")
     fails("cannot read .*folder.hdf5.*Is a directory", tmp_path / "folder.hdf5")
 
 
@@ -670,3 +671,19 @@ def test_the_real_minari(monkeypatch, tmp_path):
     np.testing.assert_array_equal(dataset.terminals, np.zeros(5))
     assert tmp_path in dataset.path.parents
     fails("cannot load minari:test/gone-v0", "minari:test/gone-v0")
+
+
+def test_a_dataset_reads_like_d4rls_dict(tmp_path):
+    dataset = load_dataset(NAME, write(tmp_path / "a.hdf5", make_columns()))
+    assert list(dataset.keys()) == [
+        *("observations", "actions", "next_observations", "rewards", "terminals"),
+    ]
+    for key in dataset.keys():  # noqa: SIM118
+        assert dataset[key] is getattr(dataset, key)
+    assert len(dataset) == len(dataset.rewards)
+    with pytest.raises(KeyError, match="timeouts"):
+        dataset["timeouts"]
+
+
+def test_a_missing_file_is_called_missing(tmp_path):
+    assert fails("there is no file .*: check the path", tmp_path / "nowhere.hdf5")

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from programs import exit_code
 
 import d4rl_tasks
 from d4rl_tasks.mazes import get_maze
@@ -117,7 +118,7 @@ def test_verify_prints_both_distributions(hopper, capsys):
 )
 def test_verify_refuses_bad_input_in_one_line(hopper, capsys, arguments):
     arguments = [str(hopper[0]) if part == "HOPPER" else part for part in arguments]
-    assert verify(arguments) == 2
+    assert exit_code(verify, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
 
@@ -217,15 +218,16 @@ def test_following_the_next_cells_leads_to_the_goal():
         (["walker-expert-v2"], "walker2d-expert-v2"),
         (["ant-expert-v2", "--out", "x.hdf5"], "no behaviour"),
         (["hopper-expert-v2", "--transitions", "1", "--out", "x.hdf5"], "at least 2"),
-        (["hopper-expert-v2", "--seed", "-1", "--out", "x.hdf5"], "negative"),
+        (["hopper-expert-v2", "--seed", "-1", "--out", "x.hdf5"], "at least 0"),
         (["hopper-expert-v2", "--out", "there.hdf5"], "exists"),
-        (["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"], "cannot write"),
+        (["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"], "no folder there.hdf5"),
+        (["hopper-expert-v2", "--out", "new/x.hdf5"], "no folder new"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     Path("there.hdf5").write_text("precious")
-    assert main(arguments) == 2
+    assert exit_code(main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error
     assert [path.name for path in tmp_path.iterdir()] == ["there.hdf5"]

@@ -1,12 +1,21 @@
 """Models: what is saved is what is loaded, and bad files are refused in one line."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs import exit_code_and_errors, make_training, one_file, rows_of, run_command, same_tensors
+from runs import (
+    ROOT,
+    exit_code_and_errors,
+    make_training,
+    one_file,
+    rows_of,
+    run_command,
+    same_tensors,
+)
 
 from experiment.errors import RunError
 from experiment.files import read_content, write_content
@@ -125,3 +134,14 @@ def test_a_model_of_other_data_is_named(hopper, tmp_path, capsys):
     assert f"warning: {model} was trained on another dataset" in capsys.readouterr().err
     make_training(run_command(hopper, "--load_model", model))
     assert "warning" not in capsys.readouterr().err
+
+
+def test_the_analysis_in_the_readme_runs(hopper):
+    main(run_command(hopper, policy="DMPO"))
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n((?:(?!```).)*load_policy.*?)```", readme, re.DOTALL)
+    block = block.replace("models/<run>.safetensors", str(one_file(MODEL)))
+    found = {"observations": np.random.default_rng(0).normal(size=(9, 11))}
+    exec(compile(block, "README.md", "exec"), found)
+    assert found["actions"].shape == found["forced"].shape == (9, 3)
+    assert found["components"].shape == (9,) and found["values"].shape == (9, 8)
