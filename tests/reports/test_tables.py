@@ -128,7 +128,7 @@ def write_hostile_runs(folder, texts):
     for seed, text in enumerate(texts):
         path = write_run(folder, seed=seed, command=text, git_commit=text, device=text)
         change(path, env=text, policy=text, score_type=text, **{text: text})
-    change(write_run(folder), score_type="$a^b$")
+    change(write_run(folder, seed=len(texts)), score_type="$a^b$")
     (folder / "AWAC" / "=1\n# h<script>.json").write_text("{}")
 
 
