@@ -156,13 +156,17 @@ def _key(run: Run) -> str:
 
 def _method_names(firsts: Sequence[Run]) -> list[str]:
     """A name for each group, by its first run; no two groups of a task have the same."""
-    common = {
-        family: _common([run for run in firsts if run.family == family])
-        for family in {run.family for run in firsts}
-    }
+    families, tasks = defaultdict(list), defaultdict(list)
+    for run in firsts:
+        families[run.family].append(run)
+        tasks[run.env, run.data].append(run)
+    of_family = {family: _common(runs) for family, runs in families.items()}
+    # Tasks may be trained for different numbers of steps: group_notes says so.
+    of_task = {task: _common(runs) & {"max_timesteps"} for task, runs in tasks.items()}
     names = []
     for run in firsts:
-        changed = [name for name in _changed(run, firsts) if name not in common[run.family]]
+        unnamed = of_family[run.family] | of_task[run.env, run.data]
+        changed = [name for name in _changed(run, firsts) if name not in unnamed]
         parts = [part_of_name(name, run.settings[name]) for name in changed]
         names.append(f"{run.policy} {', '.join(parts)}".rstrip())
     cells = Counter((r.env, r.data, n) for r, n in zip(firsts, names, strict=True))

@@ -11,6 +11,7 @@ from d4rl_tasks.command_line import printable
 from DMPO import DMPO
 from experiment.evaluation import Normalizer, Step, episode_seeds, one_torch_thread, rollout
 from experiment.models import load_policy, read_model_info
+from reports.errors import ReportError
 from reports.schema import check_config
 from utils import Policy
 
@@ -80,8 +81,13 @@ def read_model(path: Path) -> Model:
 
 
 def play(model: Model, episodes: int, seed: int) -> list[Episode]:
-    """Act out the episodes that the run with that seed was evaluated on."""
+    """Act out the episodes that the run with that seed was evaluated on.
+
+    Raises:
+        ReportError: the task has other states or actions than the model.
+    """
     with contextlib.closing(d4rl_tasks.make_vec(model.env, episodes)) as environment:
+        _check_sizes(model, environment)
         with one_torch_thread():
             seeds = episode_seeds(seed, episodes)
             steps = [
@@ -90,6 +96,17 @@ def play(model: Model, episodes: int, seed: int) -> list[Episode]:
             ]
         goals = environment.target_goals
     return [_episode(steps, index, goals) for index in range(episodes)]
+
+
+def _check_sizes(model: Model, environment: d4rl_tasks.LockstepVectorEnv) -> None:
+    spaces = environment.single_observation_space, environment.single_action_space
+    task = tuple(space.shape[0] for space in spaces)
+    own = model.policy.spec.state_dim, model.policy.spec.action_dim
+    if own != task:
+        raise ReportError(
+            f"{model.name} has {own[0]} state and {own[1]} action coordinates, {model.env} has "
+            f"{task[0]} and {task[1]}: it is a model of another task"
+        )
 
 
 def _watch(environment: d4rl_tasks.LockstepVectorEnv) -> tuple[np.ndarray, np.ndarray]:

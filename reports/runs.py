@@ -114,9 +114,8 @@ class Run:
 
     @property
     def overestimates_from(self) -> int | None:
-        """First step at which a value exceeds every return that the data's rewards allow."""
-        largest = np.fmax(self.column("value_policy"), self.column("value_max"))
-        above = largest > self.column("value_bound")
+        """First step at which the policy's mean value is above all that the rewards allow."""
+        above = self.column("value_policy") > self.column("value_bound")
         return int(self.steps[above.argmax()]) if above.any() else None
 
 

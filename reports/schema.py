@@ -71,7 +71,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(_read(path, LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise BadFileError(f"{path.name} is not JSON of a run ({printable(error)})") from error
+        raise BadFileError(printable(f"{path.name} is not JSON of a run ({error})")) from error
     check_config(config, path.name)
     return config
 
@@ -89,8 +89,8 @@ def check_config(config: Any, name: str) -> None:
         jsonschema.Draft202012Validator(CONFIG).iter_errors(config)
     )
     if problem is not None:
-        reason = printable(problem.message)[-200:]
-        raise BadFileError(f"{name} is not of a run: {problem.json_path[:80]}: {reason}")
+        place, reason = problem.json_path[:80], problem.message[-200:]
+        raise BadFileError(printable(f"{name} is not of a run: {place}: {reason}"))
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -108,17 +108,17 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         lines = list(csv.reader(io.StringIO(_read(path, LARGEST_CSV), newline=""), strict=True))
         return _columns(*lines) if lines else {}
     except (ValueError, csv.Error) as error:
-        raise BadFileError(f"{path.name}: {printable(error)[:200]}") from error
+        raise BadFileError(printable(f"{path.name}: {error}"[:300])) from error
 
 
 def _read(path: Path, limit: int) -> str:
     """The text of a regular file. Others, such as pipes, are not waited for."""
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BadFileError(f"{path.name} is not a regular file")
+            raise BadFileError(printable(f"{path.name} is not a regular file"))
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise BadFileError(f"{path.name} has more than {limit} bytes")
+        raise BadFileError(printable(f"{path.name} has more than {limit} bytes"))
     return content.decode()
 
 

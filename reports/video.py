@@ -36,9 +36,9 @@ def write_video(path: Path, out: Path | None, episodes: int, seed: int | None) -
     Raises:
         UserError: the model or `out` cannot be used, or nothing draws on this machine.
     """
+    model = read_model(path)
     out = output_path(out, path.with_suffix(".mp4" if has_ffmpeg() else ".gif"))
     check_kind(out)
-    model = read_model(path)
     choose_renderer()
     played = play(model, episodes, model.seed if seed is None else seed)
     with atomic_path(out) as temporary:
