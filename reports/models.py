@@ -99,8 +99,7 @@ def play(model: Model, episodes: int, seed: int) -> list[Episode]:
 
 
 def _check_sizes(model: Model, environment: d4rl_tasks.LockstepVectorEnv) -> None:
-    spaces = environment.single_observation_space, environment.single_action_space
-    task = tuple(space.shape[0] for space in spaces)
+    task = len(environment.observations()[0]), environment.model.nu
     own = model.policy.spec.state_dim, model.policy.spec.action_dim
     if own != task:
         raise ReportError(

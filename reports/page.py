@@ -29,6 +29,7 @@ from reports.tables import OVERESTIMATES, Cell, Table, mean_and_std, score_text
 
 TITLE = "Results"
 PANEL = 4.2, 2.9  # inches of 96 pixels, so that text has the size of the page's
+MARGINS = {"left": 0.16, "right": 0.98, "bottom": 0.17, "top": 0.97}
 BANNER = (
     "Synthetic data. These tasks were trained on datasets that this project generates, not on "
     "D4RL's: their scores do not compare with published ones. Tasks: "
@@ -156,8 +157,8 @@ def _task_section(index: int, task: Task, styles: dict[str, Style]) -> str:
 
 def _figure(task: Task, quantity: Quantity, styles: dict[str, Style], prefix: str) -> str:
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=PANEL, layout="constrained")
-        axis = figure.subplots()
+        figure = Figure(figsize=PANEL)
+        axis = figure.subplots(gridspec_kw=MARGINS)
         draw_panel(axis, task, quantity, styles, prefix)
         axis.set_ylabel(quantity.label)
         axis.set_xlabel("train steps")
