@@ -13,6 +13,7 @@ from utils import Batch, Policy, ReplayBuffer
 
 SAMPLE = 1_000  # transitions, the same at every evaluation
 SAMPLE_SEED = 0
+TOLERANCE = 0.1  # of the range of possible returns
 
 
 class Diagnostics:
@@ -61,8 +62,12 @@ class Diagnostics:
         return measured
 
     def warning(self, measured: dict[str, float]) -> str | None:
-        """One line, once, when a value is beyond any return that the data's rewards allow."""
-        if self.is_warned or measured.get("value_max", 0.0) <= measured.get("value_bound", 0.0):
+        """One line, once, when a value is beyond any return that the data's rewards allow.
+
+        A tenth of the range is tolerated, as critics start near 0 whatever the rewards.
+        """
+        low, high = self.policy.value_range if "value_max" in measured else (0.0, 0.0)
+        if self.is_warned or measured.get("value_max", 0.0) <= high + TOLERANCE * (high - low):
             return None
         self.is_warned = True
         return (

@@ -1,5 +1,7 @@
 """Diagnostics: worked out by hand, without a trace in training, and loud when a critic diverges."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,14 @@ def test_a_healthy_run_is_not_warned_of(hopper, capsys):
     assert main(run_command(hopper, policy="DMPO")) == 0
     assert one_file("results/DMPO/*.csv")
     assert "the critic values" not in capsys.readouterr().out
+
+
+def test_a_young_critic_on_rewards_below_zero_is_not_warned_of(hopper):
+    """On antmaze rewards are -1 and 0, so the bound is 0, which any new critic exceeds."""
+    training = make_training(run_command(hopper, policy="AWAC"))
+    spec = dataclasses.replace(training.policy.spec, reward_range=(-1.0, 0.0))
+    training.policy.spec = spec
+    measured = training.diagnostics.measure()
+    assert measured["value_bound"] == 0
+    assert training.diagnostics.warning(measured | {"value_max": 0.5}) is None
+    assert "allow at most 0" in training.diagnostics.warning(measured | {"value_max": 11.0})
