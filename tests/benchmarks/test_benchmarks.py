@@ -1,6 +1,7 @@
 """The measurements' own arithmetic."""
 
 import numpy as np
+import pytest
 
 import d4rl_tasks
 from benchmarks import evaluation, scale
@@ -18,6 +19,7 @@ def test_the_recorded_actions_keep_every_episode_going_to_its_end():
     environment.close()
 
 
+@pytest.mark.slow
 def test_the_counted_operations_are_those_of_the_matrix_products():
     widths = [scale.measure("AWAC", "hidden", size).gflop for size in (64, 128)]
     batches = [scale.measure("AWAC", "batch_size", size).gflop for size in (64, 128)]

@@ -18,7 +18,7 @@ from d4rl_tasks.synthetic.generate import generate
 from experiment.files import DamagedError, read_content, to_bytes, write_content
 from experiment.options import make_parser
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
 UNLIMITED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 # Not of the test: they would download, or print and leave.
 OPTIONS = sorted(

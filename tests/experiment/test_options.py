@@ -36,21 +36,29 @@ def test_the_documented_defaults():
         assert hp.hidden == ((256, 256, 256) if policy == "DMPO_ant" else (256, 256))
 
 
-def other_value(value):
+OTHER_CHOICES = {
+    "weight_type": "raw",
+    "score_type": "q",
+    "target_clip": "data",
+    "log_std": "global",
+}
+
+
+def other_value(name, value):
     """A value of the same kind that is not the default."""
+    if name in OTHER_CHOICES:
+        return OTHER_CHOICES[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
         return (16, 8, 4, 2)
-    if isinstance(value, str):
-        return {"": "raw", "adv": "q"}[value]
-    return value + 1 if isinstance(value, int) else value / 2
+    return value + 1 if isinstance(value, int) else value / 2 + 0.25
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_hyperparameter_can_be_set_from_the_command_line(policy):
     for field in dataclasses.fields(hyperparameters_of(policy)):
-        value = other_value(field.default)
+        value = other_value(field.name, field.default)
         words = map(str, value) if isinstance(value, tuple) else [str(value)]
         hp = parse(["--policy", policy, f"--{field.name}", *words]).hyperparameters
         assert getattr(hp, field.name) == value

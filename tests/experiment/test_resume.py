@@ -142,7 +142,9 @@ def test_a_run_killed_20_times_ends_as_if_it_never_was(hopper, processes, policy
     assert not list(Path().glob("**/*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_run_interrupted_now_and_then_ends_as_if_it_never_was(hopper, processes, number):
     argv = command(hopper, "--checkpoint_freq", "3", policy="IQL", steps=100)
     expected = uninterrupted(argv)

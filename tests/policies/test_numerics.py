@@ -8,7 +8,7 @@ from helpers import is_finite
 from experiment.options import POLICIES, policy_module
 from utils import ReplayBuffer, RunSpec, advantage_weight
 
-STATES, ACTIONS, COUNT, STEPS = 4, 2, 200, 500
+STATES, ACTIONS, COUNT, STEPS = 4, 2, 200, 200
 BATCH = 32
 
 
