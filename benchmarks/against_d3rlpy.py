@@ -9,7 +9,6 @@ Writes `against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and 
 matplotlib). A run that is in the CSV is not run again, so remove it after a change of the code.
 """
 
-import argparse
 import csv
 import logging
 import math
@@ -29,6 +28,7 @@ from d3rlpy.models.torch import get_parameter
 import d4rl_tasks
 from AWAC import AWAC
 from AWAC import Hyperparameters as AWACHyperparameters
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.files import atomic_path
 from experiment.evaluation import Normalizer, evaluate
 from experiment.generators import seed_everything
@@ -280,7 +280,7 @@ def table(evaluations: list[Evaluation]) -> str:
 
 
 def draw(evaluations: list[Evaluation], path: Path) -> None:
-    """A panel for each algorithm: the mean over seeds, and thin each seed, against train steps."""
+    """A panel for each algorithm: mean and standard deviation over seeds, and thin each seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -294,8 +294,10 @@ def draw(evaluations: list[Evaluation], path: Path) -> None:
                 continue
             values = scores(evaluations, algorithm, implementation)
             color, style = COLORS[implementation], MARKERS[implementation]
-            axis.plot(steps, values.T, style[1:], color=color, linewidth=0.8, alpha=0.5)
-            axis.plot(steps, values.mean(0), style, color=color, linewidth=2, label=implementation)
+            mean, deviation = values.mean(0), values.std(0, ddof=1)
+            axis.fill_between(steps, mean - deviation, mean + deviation, color=color, alpha=0.12)
+            axis.plot(steps, values.T, style[1:], color=color, linewidth=0.6, alpha=0.4)
+            axis.plot(steps, mean, style, color=color, linewidth=2, label=implementation)
         axis.set_title(f"{algorithm} on synthetic {TASK}")
         axis.set_xlabel("train steps (thousands)")
         axis.set_ylim(0, 110)
@@ -303,13 +305,14 @@ def draw(evaluations: list[Evaluation], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
     axes[0].set_ylabel("normalised score (100: expert)")
+    figure.supxlabel("thick: mean; band: standard deviation; thin: each seed", fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 
 
 def main() -> None:
     """Run what is left, print and write the table, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=30_000, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="default: %(default)s")

@@ -8,7 +8,6 @@ and to `experiment.evaluation.evaluate`. Its policy chooses its own actions, whi
 replace, so that every episode lasts. The times are the least of several repeats.
 """
 
-import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ import torch
 
 import d4rl_tasks
 from benchmarks.train_step import POLICIES, make_policy
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.synthetic.behaviours import load_behaviour
 from experiment.evaluation import Normalizer, episode_seeds, evaluate
 
@@ -90,7 +90,7 @@ def time_physics(actions: np.ndarray, threads: int) -> float:
 
 def main() -> None:
     """Measure the policies and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)

@@ -9,7 +9,6 @@ repeats and of processor time, which other programs disturb little. Writes `scal
 `scale.png` (which needs matplotlib).
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train_step import make_buffer, make_policy
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.files import atomic_path
 
 STATES, ACTIONS = 17, 6
@@ -133,7 +133,7 @@ def draw(series: list[list[Point]], path: Path) -> None:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()

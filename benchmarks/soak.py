@@ -3,7 +3,6 @@
 python -m benchmarks.soak --steps 100000
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.synthetic.generate import generate
 
 TASK = "hopper-medium-v2"
@@ -26,7 +26,7 @@ def sample(pid: int) -> tuple[float, int]:
 
 def main() -> None:
     """Train in a folder of its own; print a line for every evaluation."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--policy", default="IQL", help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=100_000, help="(default: %(default)s)")
     arguments = parser.parse_args()

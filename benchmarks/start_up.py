@@ -5,12 +5,13 @@
 The least and the most of five runs; "imports" is the share of `import main_training`.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from d4rl_tasks.command_line import Parser
 
 ROOT = Path(__file__).parent.parent
 # The main job, which ends after its first train step.
@@ -45,7 +46,7 @@ def start_up(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--env", default="walker2d-expert-v2")
     parser.add_argument("--policy", default="DMPO")
     arguments = parser.parse_args()

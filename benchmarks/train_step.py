@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from d4rl_tasks.command_line import Parser
 from experiment.options import POLICIES
 from utils import Policy, ReplayBuffer, RunSpec
 
@@ -80,7 +81,7 @@ def share_of_products(step: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure every policy and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)

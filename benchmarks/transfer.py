@@ -9,7 +9,6 @@ a table, and `transfer.png` (which needs matplotlib). It takes nine minutes of o
 core.
 """
 
-import argparse
 import math
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 import d4rl_tasks
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.environments import available_cores
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
@@ -148,7 +148,7 @@ def draw(measurements: list[Measurement], path: Path) -> None:
 
 def main() -> None:
     """Measure, print and write the table, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--episodes", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="default: %(default)s")
     arguments = parser.parse_args()

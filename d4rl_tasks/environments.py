@@ -3,7 +3,7 @@
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import mujoco
@@ -17,7 +17,10 @@ from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import choose_renderer
 from d4rl_tasks.robots import AntMaze, Robot, make_robot
-from d4rl_tasks.tasks import Task, get_task, task_names
+from d4rl_tasks.tasks import Task, get_task, normalized_score, task_names
+
+if TYPE_CHECKING:
+    from d4rl_tasks.datasets import Dataset
 
 
 class D4RLEnv(MujocoEnv):
@@ -54,6 +57,16 @@ class D4RLEnv(MujocoEnv):
         )
         self.metadata = self.metadata | {"render_fps": round(1 / self.dt)}
         self.observation_space = observation_space(self.robot, self.model)
+
+    def get_dataset(self, source: str = "auto") -> "Dataset":
+        """The task's dataset, as `d4rl_tasks.load_dataset` reads it."""
+        from d4rl_tasks.datasets import load_dataset  # which needs this module for sizes
+
+        return load_dataset(self.task.name, source)
+
+    def get_normalized_score(self, returns: float | np.ndarray) -> np.ndarray:
+        """D4RL's normalised score of undiscounted returns, as `d4rl_tasks.normalized_score`."""
+        return normalized_score(self.task.name, returns)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = self.robot.model()

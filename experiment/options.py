@@ -96,7 +96,9 @@ def choose_device(device_id: int) -> torch.device:
 
 def make_parser(policy: str = DEFAULT_POLICY) -> Parser:
     """The command line; a hyperparameter that is not given is absent from what it parses."""
-    parser = Parser(description="Train and evaluate a policy on a D4RL task.")
+    parser = Parser(
+        description="Train and evaluate a policy on a D4RL task.", usage="%(prog)s [options]"
+    )
     _add_run_options(parser)
     _add_result_options(parser)
     _add_data_options(parser)
@@ -132,7 +134,13 @@ def _add_run_options(parser: Parser) -> None:
     add("--policy", policy_name, DEFAULT_POLICY, ", ".join(POLICIES))
     add("--env", str, "antmaze-large-diverse-v0", "a D4RL task")
     add("--source", str, "auto", "dataset: auto, d4rl, synthetic, minari:ID or a path")
-    add("--backend", str, "d4rl_tasks", "d4rl: take it all from gym and d4rl", choices=BACKENDS)
+    add(
+        "--backend",
+        str,
+        "d4rl_tasks",
+        "d4rl: environments, datasets and scores of gym and d4rl",
+        choices=BACKENDS,
+    )
     add("--seed", number(int, 0, 2**31), 1, "of everything that is random")
     add("--max_timesteps", number(int, 1), 1_000_000, "train steps; more continue a finished run")
     add("--device_id", number(int, -1), -1, "number of the GPU; -1: the first, or the CPU")
@@ -143,17 +151,22 @@ def _add_result_options(parser: Parser) -> None:
     add = _adder(parser, "results (none of these changes what is computed)")
     positive = number(int, 1)
     add("--eval_freq", positive, 5_000, "train steps between evaluations")
-    add("--eval_episodes", positive, None, "of an evaluation (10; antmaze's last one: 100)")
+    add(
+        "--eval_episodes",
+        positive,
+        None,
+        "episodes of an evaluation (default: 10; antmaze's last: 100)",
+    )
     add("--c_loss_freq", positive, 5_000, "train steps averaged in a line of the loss log")
-    add("--checkpoint_freq", positive, None, "train steps between checkpoints (eval_freq)")
+    add("--checkpoint_freq", positive, None, "train steps between checkpoints (default: eval_freq)")
     add("--fresh", _SWITCH, False, "start over and set the files of an earlier run aside")
     add("--save_model", boolean, True, "write models/<run>.safetensors", nargs="?", const=True)
     add("--save_best", _SWITCH, False, "keep the model of the best evaluation too")
     add("--results_dir", Path, Path("results"), "folder of scores and settings")
     add("--name", _file_name, "", "prefix of the run's name")
-    add("--logger", str, None, "(tensorboard, if it is installed)", choices=LOGGERS)
-    add("--project", str, None, "W&B's project ($WANDB_PROJECT, or dmpo)")
-    add("--group", str, None, "W&B's group (the run's name without its seed)")
+    add("--logger", str, None, "(default: tensorboard, if it is installed)", choices=LOGGERS)
+    add("--project", str, None, "W&B's project (default: $WANDB_PROJECT, or dmpo)")
+    add("--group", str, None, "W&B's group (default: policy and task)")
 
 
 def _add_data_options(parser: Parser) -> None:
@@ -163,7 +176,12 @@ def _add_data_options(parser: Parser) -> None:
     parser.add_argument(
         "--no_normalize", dest="normalize", action="store_false", help=argparse.SUPPRESS
     )
-    add("--load_model", str, "", "start from the weights of default (this run's model) or a path")
+    add(
+        "--load_model",
+        str,
+        "",
+        "start from the weights in a file, or of `default`, this run's model",
+    )
 
 
 _SWITCH = object()

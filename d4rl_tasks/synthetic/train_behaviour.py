@@ -11,12 +11,12 @@ alone, so its replay buffer is collected again, by all packaged checkpoints up t
 are fitted to that before the actor moves.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
+from d4rl_tasks.command_line import Parser
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
 from d4rl_tasks.synthetic.behaviours import FOLDER, Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.tasks import normalized_score
@@ -162,7 +162,7 @@ def train(robot: str, steps: int, out: Path, seed: int, continue_from: int | Non
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("robot", choices=["halfcheetah", "hopper", "walker2d", "ant"])
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")

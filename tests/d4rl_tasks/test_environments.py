@@ -267,3 +267,19 @@ def test_wrong_action_shape_is_one_clear_line():
     environment.reset(seed=0)
     with pytest.raises(ValueError, match=r"shape \(6,\).*\(3,\)"):
         environment.step(np.zeros(6))
+
+
+def test_a_spec_can_be_written_down_and_read_back():
+    for name in ("walker2d-expert-v2", "antmaze-umaze-v0"):
+        text = d4rl_tasks.make(name).spec.to_json()
+        again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(text))
+        assert again.spec.id == f"d4rl/{name}"
+        assert again.reset(seed=0)[0].shape == again.observation_space.shape
+
+
+def test_environments_have_d4rls_methods(hopper):
+    environment = d4rl_tasks.make("hopper-medium-v2").unwrapped
+    expected = d4rl_tasks.load_dataset("hopper-medium-v2", hopper)
+    dataset = environment.get_dataset(str(hopper))
+    assert np.array_equal(dataset["observations"], expected["observations"])
+    assert environment.get_normalized_score(3234.3) == pytest.approx(1.0)
