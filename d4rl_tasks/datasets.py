@@ -77,7 +77,9 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
     """Load a task's transitions: what `d4rl.qlearning_dataset` yields.
 
     Row i of a file makes (observation i, action i, observation i + 1, reward i, terminal i), unless
-    it is the last or cut by a time limit (D4RL, https://arxiv.org/abs/2004.07219, and its code).
+    it is the last or cut by a time limit (D4RL, https://arxiv.org/abs/2004.07219, and its code). If
+    the file's own `next_observations` are not those of the next rows, as in a shuffled replay
+    buffer, they are taken instead, and every row is a transition.
 
     Args:
         name: a task's name.
@@ -181,6 +183,14 @@ def _checked_content(path: Path) -> Checksum:
 
 
 def _transitions(rows: Rows) -> dict[str, np.ndarray]:
+    if rows.following is not None:
+        return {
+            "observations": rows.observations,
+            "actions": rows.actions,
+            "next_observations": rows.following,
+            "rewards": rows.rewards,
+            "terminals": rows.terminals.astype(np.float32),
+        }
     kept = np.flatnonzero(~rows.cuts[:-1])
     return {
         "observations": rows.observations[kept],

@@ -9,6 +9,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -43,8 +44,8 @@ class D4RLEnv(MujocoEnv):
         self.task = get_task(name)
         self.robot = make_robot(self.task)
         self.target_goal = draw_goal(self.robot, np.random.default_rng(goal_seed))
-        if kwargs.get("render_mode") not in (None, "human") and not has_screen():
-            choose_renderer()
+        if kwargs.get("render_mode") not in (None, "human"):
+            choose_renderer()  # also with a screen: DISPLAY may name one that is gone
         if kwargs.get("camera_id") is None and self.task.maze is None:
             # With gymnasium's free camera, which stands still, the robot walks out of the picture.
             kwargs["camera_name"] = kwargs.get("camera_name") or "track"
@@ -86,7 +87,7 @@ class D4RLEnv(MujocoEnv):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         """Apply an action, (A,), clipped to [-1, 1], for one environment step."""
-        action = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
+        action = clipped(action)
         if action.shape != (self.model.nu,):
             raise ValueError(f"action has shape {action.shape}, the robot takes ({self.model.nu},)")
         before = self.robot.position(self.data)
@@ -137,12 +138,18 @@ class LockstepVectorEnv(VectorEnv):
         self._truncated = np.zeros(num_envs, dtype=bool)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
         self._threads = min(num_envs, threads or available_cores())
-        self._pool = ThreadPoolExecutor(self._threads)
+        self._is_reset = False
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
 
     @property
     def active(self) -> np.ndarray:
         """(num_envs,) bool: the episodes that still run."""
         return ~(self._terminated | self._truncated)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All except the threads, so that copies and other processes make their own."""
+        return vars(self) | {"_pool": None}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict | None = None
@@ -163,6 +170,7 @@ class LockstepVectorEnv(VectorEnv):
         self._elapsed[mask] = 0
         self._terminated[mask] = False
         self._truncated[mask] = False
+        self._is_reset = True
         return self.observations(), {}
 
     def observations(self) -> np.ndarray:
@@ -192,18 +200,26 @@ class LockstepVectorEnv(VectorEnv):
 
         Returns:
             observations (num_envs, observation size) float64, rewards (num_envs,) float64,
-            terminated and truncated (num_envs,) bool, and an empty dict.
+            terminated and truncated (num_envs,) bool, each True only at the step that ended an
+            episode, and an empty dict.
+
+        Raises:
+            ResetNeeded: there was no reset yet.
+            ValueError: an action is NaN.
         """
-        actions = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
+        if not self._is_reset:
+            raise ResetNeeded("call reset before the first step")
+        actions = clipped(actions)
         running = self.active
         before = self._position.copy()
         self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)
         velocity = (self._position - before) / (self.model.opt.timestep * self.robot.frame_skip)
         reward = self.robot.reward(self.qpos, velocity, actions, self.target_goals)
         self._elapsed += running
-        self._terminated |= running & self.robot.terminated(self.qpos, self.qvel, self.target_goals)
-        self._truncated |= running & (self._elapsed >= self.task.max_episode_steps)
-        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        terminated = running & self.robot.terminated(self.qpos, self.qvel, self.target_goals)
+        truncated = running & (self._elapsed >= self.task.max_episode_steps)
+        self._terminated |= terminated
+        self._truncated |= truncated
         return self.observations(), np.where(running, reward, 0.0), terminated, truncated, {}
 
     def _simulate(self, indices: np.ndarray, controls: np.ndarray) -> None:
@@ -220,14 +236,30 @@ class LockstepVectorEnv(VectorEnv):
                 self._position[index] = self.robot.position(data)
 
         # mj_step releases the interpreter's lock, so threads are enough.
-        others = [self._pool.submit(work) for _ in range(min(self._threads, len(indices)) - 1)]
+        pool = self._threads_of_this_process()
+        others = [pool.submit(work) for _ in range(min(self._threads, len(indices)) - 1)]
         work()
         for other in others:
             other.result()
 
+    def _threads_of_this_process(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._pool_process != os.getpid():  # a fork has no threads
+            self._pool = ThreadPoolExecutor(self._threads)
+            self._pool_process = os.getpid()
+        return self._pool
+
     def close_extras(self, **kwargs) -> None:
         """Stop the threads."""
-        self._pool.shutdown()
+        if self._pool is not None and self._pool_process == os.getpid():
+            self._pool.shutdown()
+
+
+def clipped(actions: np.ndarray) -> np.ndarray:
+    """Actions, (..., A), as float64 in [-1, 1]; ValueError if one is NaN."""
+    actions = np.clip(np.asarray(actions, dtype=np.float64), -1, 1)
+    if np.isnan(actions).any():
+        raise ValueError("an action is NaN: check the policy")
+    return actions
 
 
 def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
@@ -262,11 +294,6 @@ def _seeds(seed: int | list[int | None] | None, count: int) -> list[int | None]:
     if len(seed) != count:
         raise ValueError(f"{len(seed)} seeds for {count} episodes")
     return list(seed)
-
-
-def has_screen() -> bool:
-    """Whether this process can open windows."""
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def make(name: str, **kwargs) -> gymnasium.Env:
@@ -304,6 +331,5 @@ def _register(task: Task) -> None:
         entry_point=f"{__name__}:{D4RLEnv.__name__}",  # text, so that a spec can be written down
         max_episode_steps=task.max_episode_steps,
         disable_env_checker=True,
-        order_enforce=False,
         kwargs={"name": task.name},
     )

@@ -13,7 +13,12 @@ from d4rl_tasks.errors import D4RLTaskError
 
 def dataset_folder() -> Path:
     """The folder of D4RL's dataset files: `$D4RL_DATASET_DIR`, else `~/.d4rl/datasets`."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+    try:
+        return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+    except RuntimeError as error:
+        raise D4RLTaskError(
+            "there is no home folder for datasets: set D4RL_DATASET_DIR to a folder"
+        ) from error
 
 
 def synthetic_path(task_name: str) -> Path:
@@ -32,7 +37,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         )  # HDF5's own messages have many lines
         raise D4RLTaskError(
             f"cannot write {path} ({reason}): free some space, or choose a folder that you may "
-            "write to"
+            "write to (for datasets, by D4RL_DATASET_DIR)"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Reads a flat dataset file in D4RL's layout, and refuses any other."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ MAX_BYTES = 4_000_000_000
 # written: HDF5 would invent it from fill values.
 MAX_EXPANSION = 1_100
 NUMERIC_KINDS = "fiub"
+# Names of the ends of episodes: D4RL's; Minari's; gymnasium's.
+TERMINALS = ("terminals", "terminations", "terminated")
+TIMEOUTS = ("timeouts", "truncations", "truncated")
+EPISODE_ENDS = "episode_terminals"  # d3rlpy's, for either kind
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,6 +52,7 @@ class Rows:
         rewards: (N,) float32.
         terminals: (N,) bool, the episode ended with this step.
         cuts: (N,) bool, the row after this one belongs to another episode though none ended.
+        following: (N, S) float32, the next observation of every row; None if it is the next row's.
         synthetic: the file says that it is a synthetic dataset, not D4RL's.
     """
 
@@ -55,36 +61,107 @@ class Rows:
     rewards: np.ndarray
     terminals: np.ndarray
     cuts: np.ndarray
+    following: np.ndarray | None
     synthetic: bool
 
 
 def read_rows(path: Path, task: Task) -> Rows:
-    """Read and check a whole dataset file; without a `timeouts` key `counted_cuts` counts them.
+    """Read and check a whole dataset file; a line on stderr says what is unusual about it.
+
+    Ends of episodes may have the names of D4RL, gymnasium, Minari or d3rlpy. Without any time
+    limits `counted_cuts` counts them, as D4RL does.
 
     Raises:
         UnusableDatasetError: as `read_arrays`, with the sizes of the task's environment; or no two
-            rows make a transition.
+            rows make a transition; or terminals or timeouts are other than 0 and 1.
     """
     observation_size, action_size = task_sizes(task)
-    shapes = {"observations": (observation_size,), "actions": (action_size,)}
+    optional: Shapes = {"next_observations": (observation_size,)}
+    optional |= dict.fromkeys((*TIMEOUTS, EPISODE_ENDS), ())
     with _open(path) as file:
-        arrays = _read(file, shapes | {"rewards": (), "terminals": ()}, {"timeouts": ()})
+        ended = next((name for name in TERMINALS if name in file), TERMINALS[0])
+        shapes: Shapes = {"observations": (observation_size,), "actions": (action_size,)}
+        arrays = _read(file, shapes | {"rewards": (), ended: ()}, optional)
         synthetic = bool(file.attrs.get("synthetic", False))
-    terminals = arrays["terminals"] != 0
-    if "timeouts" in arrays:
-        cuts = arrays["timeouts"] != 0
-    else:
-        cuts = counted_cuts(terminals, task.max_episode_steps)
-    if cuts[:-1].all():
+    terminals = _flags(path, ended, arrays[ended])
+    observations = to_float32(path, "observations", arrays["observations"])
+    cuts = _cuts(path, arrays, terminals, task)
+    following = _following(path, arrays, observations, terminals | cuts)
+    if following is None and cuts[:-1].all():
         raise UnusableDatasetError(path, "holds no transition: all rows but the last are timeouts")
     return Rows(
-        observations=to_float32(path, "observations", arrays["observations"]),
-        actions=to_float32(path, "actions", arrays["actions"]),
-        rewards=to_float32(path, "rewards", arrays["rewards"]),
+        observations=observations,
+        actions=_actions(path, to_float32(path, "actions", arrays["actions"])),
+        rewards=_rewards(path, to_float32(path, "rewards", arrays["rewards"]), task),
         terminals=terminals,
         cuts=cuts,
+        following=following,
         synthetic=synthetic,
     )
+
+
+def _flags(path: Path, key: str, values: np.ndarray) -> np.ndarray:
+    """(N,) bool. Flags of other values than 0 and 1 mean something else, and are refused."""
+    odd = (values != 0) & (values != 1)
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise UnusableDatasetError(path, f"has {values[row]} in '{key}', row {row}, not 0 or 1")
+    return values != 0
+
+
+def _cuts(
+    path: Path, arrays: dict[str, np.ndarray], terminals: np.ndarray, task: Task
+) -> np.ndarray:
+    """(N,) bool: the rows after which another episode begins though none ended."""
+    name = next((name for name in TIMEOUTS if name in arrays), None)
+    if name is not None:
+        cuts = _flags(path, name, arrays[name])
+        if terminals.any() and cuts[terminals].all():
+            _notice(path, f"sets '{name}' at every terminal: D4RL drops these rows, so no terminal")
+        return cuts
+    if EPISODE_ENDS in arrays:
+        return _flags(path, EPISODE_ENDS, arrays[EPISODE_ENDS]) & ~terminals
+    if not terminals.any():
+        limit = task.max_episode_steps
+        _notice(path, f"has no ends of episodes: time limits of {limit} steps were counted")
+    return counted_cuts(terminals, task.max_episode_steps)
+
+
+def _following(
+    path: Path, arrays: dict[str, np.ndarray], observations: np.ndarray, ends: np.ndarray
+) -> np.ndarray | None:
+    """The file's own next observations, (N, S), if they are not simply the next rows'."""
+    if "next_observations" not in arrays:
+        return None
+    following = to_float32(path, "next_observations", arrays["next_observations"])
+    inside = ~ends[:-1]
+    if np.array_equal(following[:-1][inside], observations[1:][inside]):
+        return None
+    _notice(path, "is not in the order of its episodes: its 'next_observations' are used")
+    return following
+
+
+def _actions(path: Path, actions: np.ndarray) -> np.ndarray:
+    largest = float(np.abs(actions).max())
+    if largest <= 1:
+        return actions
+    _notice(path, f"has actions up to {largest:g}: they are clipped to [-1, 1], as environments do")
+    return actions.clip(-1, 1)
+
+
+def _rewards(path: Path, rewards: np.ndarray, task: Task) -> np.ndarray:
+    """Rewards as D4RL has them: 0 and 1 on antmaze, where some files hold r - 1 already."""
+    if task.robot != "antmaze" or np.isin(rewards, (0, 1)).all():
+        return rewards
+    if np.isin(rewards, (-1, 0)).all():
+        _notice(path, "has rewards of -1 and 0: 1 is added, as D4RL's are 0 and 1")
+        return rewards + 1
+    _notice(path, "has antmaze rewards other than 0 and 1: policies train on r - 1 all the same")
+    return rewards
+
+
+def _notice(path: Path, text: str) -> None:
+    print(f"note: {path} {text}", file=sys.stderr)
 
 
 def read_arrays(
@@ -161,7 +238,7 @@ def _check_finite(name: str | Path, key: str, values: np.ndarray) -> None:
 def _open(path: Path) -> Iterator[h5py.File]:
     # What h5py makes of HDF5's own errors depends on the part of the file that is damaged.
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # reading needs no lock
             _refuse_external_links(file)
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

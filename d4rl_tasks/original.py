@@ -293,15 +293,16 @@ class Episodes:
         """Apply actions, (num_envs, A), for one environment step; as `LockstepVectorEnv.step`."""
         # In float32 d4rl would round every action when it scales it to the actuator's range.
         actions = np.asarray(actions, dtype=np.float64)
-        rewards = np.zeros(self.num_envs)
-        for index in np.flatnonzero(self.active):
+        rewards, running = np.zeros(self.num_envs), self.active.copy()
+        for index in np.flatnonzero(running):
             environment = self.environments[index]
             observation, rewards[index], done, info = environment.step(actions[index])
             self._observations[index] = observation
             truncated = info.get("TimeLimit.truncated", False)
             self._truncated[index] = truncated
             self._terminated[index] = done and not truncated
-        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        terminated = running & self._terminated
+        truncated = running & self._truncated
         return self._observations.copy(), rewards, terminated, truncated, {}
 
     def close(self) -> None:

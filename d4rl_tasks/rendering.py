@@ -9,6 +9,7 @@ import sys
 from d4rl_tasks.errors import D4RLTaskError
 
 RENDERERS = "egl", "osmesa"
+PATIENCE = 60  # seconds for a renderer to show that it works
 PROBE = "import mujoco; mujoco.GLContext(16, 16).make_current()"
 
 
@@ -53,6 +54,10 @@ def can_draw(name: str) -> bool:
     process that has loaded one cannot change to the other.
     """
     environment = os.environ | {"MUJOCO_GL": name}
-    return not subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment, capture_output=True, timeout=60
-    ).returncode
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", PROBE], env=environment, capture_output=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:  # a driver that hangs
+        return False
+    return not probe.returncode

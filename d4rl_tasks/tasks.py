@@ -57,6 +57,10 @@ def _task(name: str, entry: dict) -> Task:
     return Task(name=name, robot=robot, quality=quality, **entry)
 
 
+# Robots of D4RL's other tasks.
+BEYOND = ("maze2d", "pen", "hammer", "door", "relocate", "kitchen", "flow", "carla", "minigrid")
+
+
 def task_names() -> list[str]:
     """Names of all tasks, sorted."""
     return sorted(_table())
@@ -68,8 +72,10 @@ def get_task(name: str) -> Task:
     Raises:
         D4RLTaskError: there is no such task; the message names the nearest ones.
     """
-    task = _table().get(name)
+    task = _table().get(name.removeprefix("d4rl/"))
     if task is None:
+        if name.removeprefix("d4rl/").startswith(BEYOND):
+            raise D4RLTaskError(f"{name} is not among the 86 tasks here: --backend d4rl has it")
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "d4rl_tasks.task_names() lists all"
         raise D4RLTaskError(f"unknown task {name!r}: {hint}")

@@ -108,6 +108,8 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
         path.open("rb").close()
     task = task or _task_of(path)
     rows = read_rows(path, task)
+    if rows.following is not None:
+        raise UnusableDatasetError(path, "is not in the order of its episodes")
     episodes = split_episodes(rows, _following(path, rows.observations.shape[1]))
     name = dataset_id or (f"synthetic-{task.name}" if rows.synthetic else task.name)
     with _new_dataset(minari, name):

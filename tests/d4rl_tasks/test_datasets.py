@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import d4rl_tasks
 from d4rl_tasks import D4RLTaskError, datasets, get_task, hdf5, load_dataset
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.hdf5 import counted_cuts, read_arrays
@@ -687,3 +688,90 @@ def test_a_dataset_reads_like_d4rls_dict(tmp_path):
 
 def test_a_missing_file_is_called_missing(tmp_path):
     assert fails("there is no file .*: check the path", tmp_path / "nowhere.hdf5")
+
+
+def shuffled(columns, seed=1):
+    """A replay buffer: rows in random order, with their own next observations and no timeouts."""
+    columns = columns | {"next_observations": np.roll(columns["observations"], -1, axis=0)}
+    order = np.random.default_rng(seed).permutation(len(columns["rewards"]))
+    return {key: values[order] for key, values in columns.items() if key != "timeouts"}
+
+
+def test_a_shuffled_replay_buffer_keeps_its_own_next_observations(tmp_path, capsys):
+    columns = shuffled(make_columns())
+    dataset = load_dataset(NAME, write(tmp_path / "a.hdf5", columns))
+    assert np.array_equal(dataset.observations, columns["observations"])
+    assert np.array_equal(dataset.next_observations, columns["next_observations"])
+    assert "its 'next_observations' are used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("terminals", "timeouts"),
+    [("terminations", "truncations"), ("terminated", "truncated"), ("terminals", "truncations")],
+)
+def test_ends_of_episodes_have_the_names_of_gymnasium_and_minari_too(tmp_path, terminals, timeouts):
+    columns = make_columns()
+    expected = load_dataset(NAME, write(tmp_path / "d4rl.hdf5", columns))
+    renamed = columns | {terminals: columns["terminals"], timeouts: columns["timeouts"]}
+    for name in {"terminals", "timeouts"} - {terminals, timeouts}:
+        del renamed[name]
+    again = load_dataset(NAME, write(tmp_path / "renamed.hdf5", renamed))
+    for key in expected.keys():  # noqa: SIM118
+        assert np.array_equal(again[key], expected[key])
+
+
+def test_d3rlpys_ends_of_episodes_are_of_either_kind(tmp_path):
+    columns = make_columns()
+    expected = load_dataset(NAME, write(tmp_path / "d4rl.hdf5", columns))
+    ends = (columns["terminals"] != 0) | (columns["timeouts"] != 0)
+    columns = columns | {"episode_terminals": ends.astype(np.float32)}
+    del columns["timeouts"]
+    again = load_dataset(NAME, write(tmp_path / "d3rlpy.hdf5", columns))
+    assert np.array_equal(again.next_observations, expected.next_observations)
+
+
+def test_unusual_files_are_named_and_read(tmp_path, capsys):
+    columns = make_columns()
+    columns["terminals"] = (np.arange(len(columns["rewards"])) == 5).astype(np.float32)
+    ends = (columns["terminals"] != 0) | (columns["timeouts"] != 0)
+    no_ends = columns | {"terminals": np.zeros(len(ends))}
+    del no_ends["timeouts"]
+    for name, changed, words in (
+        ("every", columns | {"timeouts": ends}, "sets 'timeouts' at every terminal"),
+        ("none", no_ends, "time limits of 1000 steps were counted"),
+        ("large", columns | {"actions": 2 * np.sign(columns["actions"])}, "clipped to [-1, 1]"),
+    ):
+        dataset = load_dataset(NAME, write(tmp_path / f"{name}.hdf5", changed))
+        assert words in capsys.readouterr().err
+        assert np.abs(dataset.actions).max() <= 1
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5])
+@pytest.mark.parametrize("key", ["terminals", "timeouts"])
+def test_flags_other_than_0_and_1_are_refused(tmp_path, key, value):
+    columns = make_columns()
+    values = columns[key].astype(np.float32)
+    values[7] = value
+    path = write(tmp_path / "a.hdf5", columns | {key: values})
+    assert fails(f"has {float(value)} in '{key}', row 7, not 0 or 1", path)
+
+
+def test_antmaze_rewards_that_are_r_minus_1_already_are_put_right(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    columns = {
+        "observations": rng.normal(size=(30, 29)),
+        "actions": rng.uniform(-1, 1, (30, 8)),
+        "rewards": np.where(np.arange(30) == 20, 0.0, -1.0),
+        "terminals": np.zeros(30),
+        "timeouts": np.zeros(30),
+    }
+    dataset = load_dataset("antmaze-umaze-v0", write(tmp_path / "maze.hdf5", columns))
+    assert set(dataset.rewards.tolist()) == {0.0, 1.0} and dataset.rewards.sum() == 1
+    assert "rewards of -1 and 0: 1 is added" in capsys.readouterr().err
+
+
+def test_names_with_d4rls_prefix_and_d4rls_other_tasks():
+    assert d4rl_tasks.get_task("d4rl/walker2d-expert-v2").name == "walker2d-expert-v2"
+    for name in ("maze2d-umaze-v1", "pen-human-v1", "kitchen-complete-v0"):
+        with pytest.raises(D4RLTaskError, match="--backend d4rl has it"):
+            d4rl_tasks.get_task(name)

@@ -1,6 +1,9 @@
 """The environments through gymnasium's API, single and in lockstep."""
 
+import copy
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -130,8 +133,9 @@ def test_lockstep_is_bit_for_bit_the_single_environment(name):
             np.testing.assert_array_equal(observations[i], observation)
             assert rewards[i] == reward
             assert terminated[i] == ended
-        assert not rewards[~running].any()
-        running = ~(terminated | truncated)
+        for finished in (rewards, terminated, truncated):  # they say so once
+            assert not finished[~running].any()
+        running &= ~(terminated | truncated)
         np.testing.assert_array_equal(many.active, running)
     many.close()
 
@@ -283,3 +287,68 @@ def test_environments_have_d4rls_methods(hopper):
     dataset = environment.get_dataset(str(hopper))
     assert np.array_equal(dataset["observations"], expected["observations"])
     assert environment.get_normalized_score(3234.3) == pytest.approx(1.0)
+
+
+def test_a_step_before_the_first_reset_says_so():
+    for environment, shape in (
+        (d4rl_tasks.make("hopper-medium-v2"), 3),
+        (d4rl_tasks.make_vec("hopper-medium-v2", 2), (2, 3)),
+    ):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            environment.step(np.zeros(shape))
+
+
+def test_an_action_that_is_not_a_number_is_refused_and_leaves_no_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, many = d4rl_tasks.make("hopper-medium-v2"), d4rl_tasks.make_vec("hopper-medium-v2", 2)
+    for environment, shape in ((one, 3), (many, (2, 3))):
+        environment.reset(seed=0)
+        with pytest.raises(ValueError, match="an action is NaN"):
+            environment.step(np.full(shape, np.nan))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_statistics_of_a_wrapper_are_those_of_the_episodes():
+    many = gymnasium.wrappers.vector.RecordEpisodeStatistics(
+        d4rl_tasks.make_vec("hopper-medium-v2", 3)
+    )
+    many.reset(seed=0)
+    rng, returns = np.random.default_rng(0), np.zeros(3)
+    while many.env.active.any():
+        returns += many.step(rng.uniform(-1, 1, (3, 3)))[1]
+    assert sorted(many.return_queue) == pytest.approx(sorted(returns))
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda many: pickle.loads(pickle.dumps(many))])
+def test_a_copy_in_mid_episode_goes_the_same_way(how):
+    many = d4rl_tasks.make_vec("walker2d-medium-v2", 3, threads=2)
+    many.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 3, 6))
+    for action in actions[:10]:
+        many.step(action)
+    again = how(many)
+    for action in actions[10:]:
+        for first, second in zip(many.step(action)[:4], again.step(action)[:4], strict=True):
+            assert np.array_equal(first, second)
+    many.close()
+    again.close()
+
+
+def _steps_in_a_child(many, action, answers):
+    answers.put(many.step(action)[0])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_steps_on_as_its_parent(method):
+    many = d4rl_tasks.make_vec("hopper-medium-v2", 3, threads=2)
+    many.reset(seed=0)
+    action = np.full((3, 3), 0.1)
+    many.step(action)
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    child = context.Process(target=_steps_in_a_child, args=(many, action, answers))
+    child.start()
+    in_child = answers.get(timeout=60)
+    child.join(timeout=60)
+    assert np.array_equal(many.step(action)[0], in_child)
+    many.close()
