@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box
 
+from d4rl_tasks.checksums import WrongContentError, check_content, editions
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.download import download
 from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.fetch import DownloadError, d4rl_file
 from d4rl_tasks.files import (
     Checksum,
-    check_note,
-    checksum,
     dataset_folder,
+    file_checksum,
     read_errors,
+    sole_writer,
     synthetic_path,
 )
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, to_float32
+from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.tasks import Task, get_task
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -92,7 +94,8 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
 
     Raises:
         D4RLTaskError: there is no such task, source or file, the download fails, or the data are
-            not what the task needs. A bad D4RL file is never replaced.
+            not what the task needs. A file with the name of D4RL's but another content is kept but
+            not used, unless its path is given.
     """
     task = get_task(name.removeprefix("d4rl/"))
     source = str(source)
@@ -114,33 +117,31 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
 
 
 def _load_any(task: Task) -> Dataset:
-    path, origin = dataset_folder() / task.file_name, "d4rl"
-    if not _exists(path):
-        try:
-            path, origin = download(task), "download"
-        except D4RLTaskError as error:
-            return _load_synthetic(task, error)
-    return _load_file(task, path, origin)
+    try:
+        return _load_d4rl(task)
+    except DownloadError as error:
+        print(f"{error.failures[-1]}; next: a synthetic dataset", file=sys.stderr)
+        return _load_synthetic(task, error)
 
 
 def _load_d4rl(task: Task) -> Dataset:
-    path = dataset_folder() / task.file_name
-    if _exists(path):
-        return _load_file(task, path, "d4rl")
-    return _load_file(task, download(task), "download")
+    found = d4rl_file(task)
+    return _load_file(task, found.path, "download" if found.downloaded else "d4rl")
 
 
 def _load_synthetic(task: Task, download_error: D4RLTaskError | None = None) -> Dataset:
     path = synthetic_path(task.name)
     if not _exists(path):
-        _generate(task, path, download_error)
-    return _load_file(task, path, "synthetic", download_error)
+        with sole_writer(path, "generates"):
+            if not _exists(path):  # another process generated it meanwhile
+                _generate(task, path, download_error)
+    return _load_file(task, path, "synthetic")
 
 
 def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> None:
     from d4rl_tasks.synthetic.generate import generate
 
-    print(f"generating a synthetic dataset for {task.name} at {path}", file=sys.stderr)
+    print(f"generating a synthetic dataset for {task.name} at {printable(path)}", file=sys.stderr)
     try:
         generate(task.name, path)
     except D4RLTaskError as error:
@@ -156,11 +157,10 @@ def _exists(path: Path) -> bool:
         return path.exists()
 
 
-def _load_file(
-    task: Task, path: Path, source: str, download_error: D4RLTaskError | None = None
-) -> Dataset:
-    content = _checked_content(path)
-    rows = read_rows(path, task)
+def _load_file(task: Task, path: Path, source: str) -> Dataset:
+    content = _content(task, path, source)
+    genuine = content in editions(task.file_name)
+    rows = read_rows(path, task, in_order=genuine)
     dataset = Dataset(
         **_transitions(rows),
         name=task.name,
@@ -171,14 +171,21 @@ def _load_file(
         size=content.size,
     )
     if dataset.synthetic:
-        print(_synthetic_notice(task, path, download_error), file=sys.stderr)
+        print(_synthetic_notice(task, path), file=sys.stderr)
     return dataset
 
 
-def _checked_content(path: Path) -> Checksum:
+def _content(task: Task, path: Path, source: str) -> Checksum:
+    """A file's checksum. One with the name of D4RL's file but another content is named."""
     with read_errors(path):
-        content = checksum(path)
-        check_note(path, content)
+        content = file_checksum(path)
+    if source == "file" and path.name == task.file_name:
+        try:
+            remark = check_content(path, content)
+        except WrongContentError as error:
+            remark = f"{error}; it is used all the same"
+        if remark:
+            print(printable(f"note: {remark}"), file=sys.stderr)
     return content
 
 
@@ -201,15 +208,12 @@ def _transitions(rows: Rows) -> dict[str, np.ndarray]:
     }
 
 
-def _synthetic_notice(task: Task, path: Path, download_error: D4RLTaskError | None) -> str:
-    notice = (
-        f"NOTE: {path} is a synthetic dataset: scores are not comparable with the paper's.\n"
-        f"      Real data: put {task.url} into {dataset_folder()}, or set D4RL_MIRROR."
+def _synthetic_notice(task: Task, path: Path) -> str:
+    return (
+        f"NOTE: {printable(path)} is a synthetic dataset: scores are not comparable with the "
+        f"paper's.\n      Real data: put {d4rl_address(task)} into {printable(dataset_folder())}, "
+        "or set D4RL_MIRROR."
     )
-    if download_error is None:
-        return notice
-    reason = printable(getattr(download_error, "reason", download_error))
-    return f"the download failed: {reason}\n{notice}"
 
 
 def _load_minari(task: Task, source: str) -> Dataset:

@@ -1,5 +1,6 @@
 """Reads a flat dataset file in D4RL's layout, and refuses any other."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +10,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from d4rl_tasks.command_line import printable
 from d4rl_tasks.environments import observation_space
 from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.robots import make_robot
 from d4rl_tasks.tasks import Task
 
-# The most bytes of one array. D4RL's largest, ant-medium-expert's observations, has 0.9e9.
-MAX_BYTES = 4_000_000_000
+# A file may unpack to this many rows of the task in float64 (D4RL's largest has 2 million in
+# float32) ...
+MAX_ROWS = 3_000_000
+# ... or, for larger files of the user's own, to this times its size. Noise hardly packs.
+MAX_RATIO = 4
 # gzip packs 1,032 to 1 at best, so an array that claims more than this times its file was never
 # written: HDF5 would invent it from fill values.
 MAX_EXPANSION = 1_100
+MAX_SOFT_LINKS = 8  # on the way to one array
 NUMERIC_KINDS = "fiub"
 # Names of the ends of episodes: D4RL's; Minari's; gymnasium's.
 TERMINALS = ("terminals", "terminations", "terminated")
@@ -65,21 +72,26 @@ class Rows:
     synthetic: bool
 
 
-def read_rows(path: Path, task: Task) -> Rows:
+def read_rows(path: Path, task: Task, in_order: bool = False) -> Rows:
     """Read and check a whole dataset file; a line on stderr says what is unusual about it.
 
     Ends of episodes may have the names of D4RL, gymnasium, Minari or d3rlpy. Without any time
     limits `counted_cuts` counts them, as D4RL does.
+
+    Args:
+        path: an HDF5 file.
+        task: whose dataset it is.
+        in_order: the file is D4RL's own: its `next_observations` are not needed.
 
     Raises:
         UnusableDatasetError: as `read_arrays`, with the sizes of the task's environment; or no two
             rows make a transition; or terminals or timeouts are other than 0 and 1.
     """
     observation_size, action_size = task_sizes(task)
-    optional: Shapes = {"next_observations": (observation_size,)}
+    optional: Shapes = {} if in_order else {"next_observations": (observation_size,)}
     optional |= dict.fromkeys((*TIMEOUTS, EPISODE_ENDS), ())
     with _open(path) as file:
-        ended = next((name for name in TERMINALS if name in file), TERMINALS[0])
+        ended = next((name for name in TERMINALS if _inside(file, name)), TERMINALS[0])
         shapes: Shapes = {"observations": (observation_size,), "actions": (action_size,)}
         arrays = _read(file, shapes | {"rewards": (), ended: ()}, optional)
         synthetic = bool(file.attrs.get("synthetic", False))
@@ -161,7 +173,7 @@ def _rewards(path: Path, rewards: np.ndarray, task: Task) -> np.ndarray:
 
 
 def _notice(path: Path, text: str) -> None:
-    print(f"note: {path} {text}", file=sys.stderr)
+    print(printable(f"note: {path} {text}"), file=sys.stderr)
 
 
 def read_arrays(
@@ -183,6 +195,27 @@ def read_arrays(
     """
     with _open(path) as file:
         return _read(file, shapes, optional or {})
+
+
+def read_small_arrays(path: Path, keys: list[str], most: int) -> list[np.ndarray]:
+    """Read arrays of any shapes, such as a policy's weights.
+
+    Args:
+        path: an HDF5 file.
+        keys: their names.
+        most: the most bytes that one of them may have.
+
+    Raises:
+        UnusableDatasetError: the file is damaged or not HDF5, takes data from other files, lacks
+            a key, or has something else than numbers or more than `most` bytes there.
+    """
+    with _open(path) as file:
+        datasets = [_numbers(file, key) for key in keys]
+        for key, dataset in zip(keys, datasets, strict=True):
+            if max(dataset.nbytes, _chunk_bytes(dataset)) > most:
+                problem = f"claims {dataset.nbytes:,} bytes for '{key}', more than {most:,}"
+                raise UnusableDatasetError(path, problem)
+        return [np.asarray(dataset[()]) for dataset in datasets]
 
 
 def task_sizes(task: Task) -> tuple[int, int]:
@@ -236,26 +269,42 @@ def _check_finite(name: str | Path, key: str, values: np.ndarray) -> None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
+    with read_errors(path):
+        open_regular(path).close()
     # What h5py makes of HDF5's own errors depends on the part of the file that is damaged.
     try:
         with h5py.File(path, "r", locking=False) as file:  # reading needs no lock
-            _refuse_external_links(file)
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
+    except MemoryError as error:
+        raise UnusableDatasetError(path, "needs more memory than there is") from error
 
 
-def _refuse_external_links(file: h5py.File) -> None:
-    # Soft links need no check: they stay in the file unless they meet an external one. This looks
-    # at the links alone: h5py's own Group.get(getlink=True) would already open the other file.
-    def leads_out(key: bytes, link: h5py.h5l.LinkInfo) -> bytes | None:
-        inside = link.type in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
-        return None if inside else key
+def _inside(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
+    """What a path leads to, or None. No link on the way is followed out of the file.
 
-    outsider = file.id.links.visit(leads_out, info=True)
-    if outsider is not None:
-        raise _from_elsewhere(file, outsider.decode(errors="replace"))
+    It looks at links alone, one by one: h5py's own lookup would open the other file.
+    """
+    node, names, soft_links = file["/"], key.split("/"), 0
+    while names:
+        name = names.pop(0)
+        if not name:
+            continue
+        if not isinstance(node, h5py.Group) or not node.id.links.exists(name.encode()):
+            return None
+        kind = node.id.links.get_info(name.encode()).type
+        if kind == h5py.h5l.TYPE_HARD:
+            node = node[name]
+            continue
+        if kind != h5py.h5l.TYPE_SOFT or soft_links == MAX_SOFT_LINKS:
+            raise _from_elsewhere(file, key)
+        soft_links += 1
+        target = node.id.links.get_val(name.encode()).decode()
+        node = file["/"] if target.startswith("/") else node
+        names = target.split("/") + names
+    return node
 
 
 def _from_elsewhere(file: h5py.File, key: str) -> UnusableDatasetError:
@@ -265,9 +314,10 @@ def _from_elsewhere(file: h5py.File, key: str) -> UnusableDatasetError:
 
 
 def _read(file: h5py.File, shapes: Shapes, optional: Shapes) -> dict[str, np.ndarray]:
-    shapes = shapes | {key: shape for key, shape in optional.items() if key in file}
+    shapes = shapes | {key: shape for key, shape in optional.items() if _inside(file, key)}
     datasets = {key: _find(file, key, shape) for key, shape in shapes.items()}
     _check_lengths(file, datasets)
+    _check_memory(file, shapes, datasets)
     arrays = {}
     for key, dataset in datasets.items():
         arrays[key] = dataset[()].reshape(-1, *shapes[key])
@@ -275,9 +325,39 @@ def _read(file: h5py.File, shapes: Shapes, optional: Shapes) -> dict[str, np.nda
     return arrays
 
 
+def _check_memory(file: h5py.File, shapes: Shapes, datasets: dict[str, h5py.Dataset]) -> None:
+    """Refuse a file that would unpack to more than any dataset of these shapes has."""
+    needed = sum(dataset.nbytes for dataset in datasets.values())
+    # Chunks are unpacked whole, however few rows there are.
+    needed += max(_chunk_bytes(dataset) for dataset in datasets.values())
+    row = sum(8 * math.prod(shape) for shape in shapes.values())
+    most = max(MAX_ROWS * row, MAX_RATIO * file.id.get_filesize())
+    if needed > most:
+        problem = f"unpacks to {needed:,} bytes, more than the {most:,} that such a file can hold"
+        raise UnusableDatasetError(file.filename, problem)
+
+
+def _chunk_bytes(dataset: h5py.Dataset) -> int:
+    return math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
+
+
 def _find(file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
     """The dataset of a key, checked by its declaration alone, before any of it is read."""
-    dataset = file.get(key)
+    dataset = _numbers(file, key)
+    allowed = [shape] if shape else [(), (1,)]
+    if not dataset.shape or dataset.shape[1:] not in allowed:
+        wanted = " or ".join(str(("N", *one)).replace("'", "") for one in allowed)
+        problem = f"has '{key}' of shape {dataset.shape}, the task needs {wanted}"
+        raise UnusableDatasetError(file.filename, problem)
+    if dataset.nbytes > MAX_EXPANSION * file.id.get_filesize():
+        problem = f"claims {dataset.nbytes:,} bytes for '{key}', more than it can hold"
+        raise UnusableDatasetError(file.filename, problem)
+    return dataset
+
+
+def _numbers(file: h5py.File, key: str) -> h5py.Dataset:
+    """A dataset of numbers that are in the file itself."""
+    dataset = _inside(file, key)
     if not isinstance(dataset, h5py.Dataset):
         raise UnusableDatasetError(file.filename, f"has no array '{key}'")
     # First of all: the shape of a virtual dataset may come from the files that it names.
@@ -285,14 +365,6 @@ def _find(file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
         raise _from_elsewhere(file, key)
     if dataset.dtype.kind not in NUMERIC_KINDS:
         raise UnusableDatasetError(file.filename, f"has {dataset.dtype} in '{key}', not numbers")
-    allowed = [shape] if shape else [(), (1,)]
-    if not dataset.shape or dataset.shape[1:] not in allowed:
-        wanted = " or ".join(str(("N", *one)).replace("'", "") for one in allowed)
-        problem = f"has '{key}' of shape {dataset.shape}, the task needs {wanted}"
-        raise UnusableDatasetError(file.filename, problem)
-    if dataset.nbytes > min(MAX_BYTES, MAX_EXPANSION * file.id.get_filesize()):
-        problem = f"claims {dataset.nbytes:,} bytes for '{key}', more than it can hold"
-        raise UnusableDatasetError(file.filename, problem)
     return dataset
 
 

@@ -24,7 +24,7 @@ from gymnasium.spaces import Box
 from d4rl_tasks.command_line import Parser, run_program
 from d4rl_tasks.environments import D4RLEnv
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.files import read_errors
+from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_rows, task_sizes
 from d4rl_tasks.tasks import Task, get_task
 
@@ -105,7 +105,7 @@ def convert(path: Path, task: Task | None = None, dataset_id: str | None = None)
     """
     minari = _import_minari()
     with read_errors(path):
-        path.open("rb").close()
+        open_regular(path).close()
     task = task or _task_of(path)
     rows = read_rows(path, task)
     if rows.following is not None:

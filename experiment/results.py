@@ -12,11 +12,13 @@ from typing import Any
 import filelock
 import numpy as np
 
+from d4rl_tasks.files import read_small
 from experiment.checkpoints import Checkpoints
 from experiment.errors import RunError
 from experiment.files import set_aside, whole_file
 
 MODELS = Path("models")
+LARGEST_CONFIG = 2**20  # bytes; the program's own have a few thousand
 CHANGING = ("max_timesteps", "options", "command", "versions", "git_commit", "device")
 
 
@@ -98,7 +100,7 @@ class Results:
         """Write <run>.json for a run that is resumed at a step; `earlier` keeps what changes."""
         config = json.loads(json.dumps(config))
         try:
-            saved = json.loads(self.config_path.read_text())
+            saved = json.loads(read_small(self.config_path, LARGEST_CONFIG))
             changes = {key: saved[key] for key in CHANGING if saved[key] != config[key]}
             earlier = list(saved.get("earlier", []))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody changed it

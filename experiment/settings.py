@@ -61,12 +61,6 @@ def dataset_sha256(dataset: d4rl_tasks.Dataset) -> str:
     return digest.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def run_name(settings: Settings, dataset: d4rl_tasks.Dataset, prefix: str = "") -> str:
     """Policy, task, seed, hyperparameters that are not at their defaults, and a hash of all."""
     defaults = json.loads(json.dumps(dataclasses.asdict(hyperparameters_of(settings["policy"]))))

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import jsonschema
 import numpy as np
 
 from d4rl_tasks.command_line import printable
+from d4rl_tasks.files import open_regular
 from reports.errors import ReportError
 
 LARGEST_JSON = 2**20  # bytes; the program's own have a few thousand
@@ -113,17 +112,11 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 def _read(path: Path, limit: int) -> str:
     """The text of a regular file. Others, such as pipes, are not waited for."""
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BadFileError(printable(f"{path.name} is not a regular file"))
+    with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise BadFileError(printable(f"{path.name} has more than {limit} bytes"))
     return content.decode()
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _finite(text: str) -> float:

@@ -1,6 +1,7 @@
 """Settings of all tests, and what several of them start from."""
 
 import importlib.util
+import os
 import signal
 
 import pytest
@@ -11,6 +12,11 @@ from d4rl_tasks.synthetic.generate import generate
 
 # The networks of the tests are too small to be worth several threads.
 torch.set_num_threads(1)
+
+# No test reaches the network, whatever it starts: requests to other hosts end at a closed port.
+for scheme in ("http_proxy", "https_proxy"):
+    os.environ[scheme] = os.environ[scheme.upper()] = "http://127.0.0.1:9"
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 # A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,7 @@
     python -m d4rl_tasks.synthetic.generate walker2d-expert-v2 [--transitions N] [--out FILE]
 
 The file has D4RL's format and every key of D4RL's v2 files, and says in its attributes that it is
-generated. It depends on the task, the number of transitions and the seed alone.
+generated. It depends on the task, the behaviour, the number of transitions and the seed alone.
 """
 
 import argparse
@@ -23,8 +23,11 @@ from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path, synthetic_path
+from d4rl_tasks.hdf5 import task_sizes
+from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.synthetic.navigation import Navigator
+from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
 DEFAULT_TRANSITIONS = 300_000
@@ -58,7 +61,7 @@ def behaviours_of(task: Task) -> list[Behaviour | None]:
         robots = ", ".join(sorted(set(read_manifest()) - {"antdir"}))
         raise D4RLTaskError(
             f"{task.name} cannot be generated, no behaviour policy of {task.robot} exists: there "
-            f"are behaviours for {robots} and antmaze; get D4RL's own file from {task.url}"
+            f"are behaviours for {robots} and antmaze; get D4RL's own file, {d4rl_address(task)}"
         )
     roles = {entry["role"]: index for index, entry in enumerate(entries) if "role" in entry}
     chosen = {
@@ -220,8 +223,10 @@ def _metadata(behaviours: list[Behaviour | None]) -> dict[str, Any]:
     trained = [behaviour for behaviour in behaviours if behaviour]
     if not trained:
         return {"algorithm": "uniformly random actions"}
-    metadata: dict[str, Any] = {"algorithm": "TQC"}
-    metadata["iteration"] = [behaviour.training_steps for behaviour in trained]
+    metadata: dict[str, Any] = {"algorithm": trained[0].algorithm}
+    steps = [one.training_steps for one in trained if one.training_steps]
+    if steps:
+        metadata["iteration"] = steps if len(steps) > 1 else steps[0]
     if len(trained) > 1:
         return metadata
     weights = trained[0].weights
@@ -234,7 +239,7 @@ def _metadata(behaviours: list[Behaviour | None]) -> dict[str, Any]:
         metadata[f"policy/{theirs}/bias"] = weights[f"{ours}_bias"]
     metadata["policy/nonlinearity"] = "relu"
     metadata["policy/output_distribution"] = "tanh_gaussian"
-    return metadata | {"iteration": trained[0].training_steps}
+    return metadata
 
 
 def write_dataset(
@@ -258,7 +263,11 @@ def write_dataset(
 
 
 def generate(
-    task_name: str, out: Path, transitions: int | None = None, seed: int = 0
+    task_name: str,
+    out: Path,
+    transitions: int | None = None,
+    seed: int = 0,
+    behaviour: Path | None = None,
 ) -> dict[str, float]:
     """Generate a synthetic dataset for a task.
 
@@ -267,6 +276,7 @@ def generate(
         out: the HDF5 file to write.
         transitions: rows of the file, at least 2; None means 300,000.
         seed: non-negative.
+        behaviour: a file that `policy_files.read_policy` reads; None means the project's own.
 
     Returns:
         The file's attributes: rows, episodes, and over the whole episodes the
@@ -281,7 +291,8 @@ def generate(
         raise D4RLTaskError(f"transitions is {transitions}: a dataset needs at least 2")
     if seed < 0:
         raise D4RLTaskError(f"seed is {seed}: it must not be negative")
-    behaviours = behaviours_of(task)
+    behaviours: list[Behaviour | None]
+    behaviours = [_foreign(task, behaviour)] if behaviour else behaviours_of(task)
     with atomic_path(out):
         # Fails now, not after a minute's work, if the folder cannot be written.
         pass
@@ -298,6 +309,15 @@ def generate(
     metadata = {"algorithm": "SAC and a planner"} if task.maze else _metadata(behaviours)
     write_dataset(out, arrays, metadata, attributes)
     return statistics
+
+
+def _foreign(task: Task, path: Path) -> Behaviour:
+    if task.maze:
+        raise D4RLTaskError(
+            f"{path} cannot generate {task.name}: in mazes a planner steers the project's own "
+            "behaviour; choose a task without a maze"
+        )
+    return read_policy(path, *task_sizes(task))
 
 
 def describe(path: Path, statistics: dict[str, float]) -> str:
@@ -328,9 +348,18 @@ def main(arguments: list[str] | None = None) -> int:
         default=DEFAULT_TRANSITIONS,
         help="rows of the file (default: %(default)s)",
     )
+    parser.add_argument(
+        "--behaviour",
+        type=Path,
+        help="an .npz with a tanh-Gaussian policy, or a D4RL file that holds one; needs --out "
+        "(default: the project's own behaviours)",
+    )
     parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="file to write (default: in the dataset folder)")
     options = parser.parse_args(arguments)
+    if options.behaviour and not options.out:
+        # In the dataset folder under its usual name, every run would take it.
+        parser.error("--behaviour needs --out, the file to write")
     # A termination unwinds like Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run_program(lambda: _generate(options))
@@ -342,7 +371,8 @@ def _generate(options: argparse.Namespace) -> None:
         raise D4RLTaskError(f"{out} exists already: give another file with --out")
     if options.out and not out.parent.is_dir():
         raise D4RLTaskError(f"there is no folder {out.parent}: create it, or give another --out")
-    print(describe(out, generate(options.task, out, options.transitions, options.seed)))
+    statistics = generate(options.task, out, options.transitions, options.seed, options.behaviour)
+    print(describe(out, statistics))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import dataclasses
 import errno
 import hashlib
+import math
 import os
 import sys
 import tracemalloc
+import zlib
 from types import SimpleNamespace
 from unittest import mock
 
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import d4rl_tasks
-from d4rl_tasks import D4RLTaskError, datasets, get_task, hdf5, load_dataset
+from d4rl_tasks import D4RLTaskError, checksums, datasets, get_task, hdf5, load_dataset, sources
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.hdf5 import counted_cuts, read_arrays
 
@@ -28,10 +30,11 @@ ARRAYS = ("observations", "actions", "next_observations", "rewards", "terminals"
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
-    """The dataset folder. The mirror is a port at which nobody listens."""
+    """The dataset folder. D4RL's server is a port at which nobody listens."""
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "datasets"))
-    monkeypatch.setenv("D4RL_MIRROR", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("D4RL_MIRROR", raising=False)
+    monkeypatch.setattr(sources, "BERKELEY", "http://127.0.0.1:1/")
+    monkeypatch.setattr(checksums, "_table", dict)  # nobody recorded any
     (tmp_path / "datasets").mkdir()
     return tmp_path / "datasets"
 
@@ -218,17 +221,18 @@ def test_auto_generates_when_the_download_fails_and_says_so(folder, generate, ca
     assert dataset.synthetic is True
     assert dataset.source == "synthetic"
     assert dataset.path == folder / f"synthetic-{NAME}.hdf5"
-    failure, *lines = capsys.readouterr().err.splitlines()[-3:]
+    downloading, failure, generating, *lines = capsys.readouterr().err.splitlines()
+    assert downloading.startswith("downloading") and generating.startswith("generating")
     notice = "\n".join(lines)
     for part in (
         "synthetic dataset",
         "not comparable with the paper's",
-        TASK.url,
+        sources.d4rl_address(TASK),
         str(folder),
     ):
         assert part in notice
     assert "D4RL_MIRROR" in notice
-    assert failure.startswith("the download failed: ") and "refused" in failure
+    assert "refused" in failure and failure.endswith("next: a synthetic dataset")
     assert notice.startswith("NOTE: ") and len(lines) == 2
 
 
@@ -242,7 +246,7 @@ def test_a_synthetic_is_generated_once_and_announced_every_time(generate, capsys
 
 
 def test_generated_never_downloads(monkeypatch, generate):
-    monkeypatch.setattr(datasets, "download", lambda task: pytest.fail("it tried to download"))
+    monkeypatch.setattr(datasets, "d4rl_file", lambda task: pytest.fail("it tried to download"))
     assert load_dataset(NAME, "synthetic").synthetic
 
 
@@ -412,9 +416,71 @@ def test_a_small_file_that_claims_gigantic_arrays_allocates_nothing(tmp_path, co
 
 
 def test_more_bytes_than_any_dataset_has(tmp_path, monkeypatch):
-    path = write(tmp_path / "bad.hdf5", make_columns())
-    monkeypatch.setattr(hdf5, "MAX_BYTES", 20 * 11 * 4 - 1)
-    fails("claims 880 bytes for 'observations'", path)
+    path = write(
+        tmp_path / "bad.hdf5",
+        {key: v * 0 for key, v in make_columns(2**15).items()},
+        compression="gzip",
+        compression_opts=9,
+    )
+    monkeypatch.setattr(hdf5, "MAX_ROWS", 2**13)
+    fails("unpacks to .* bytes, more than the .* such a file can hold", path)
+
+
+def test_all_arrays_together_are_bounded(tmp_path):
+    """4 MB that unpack to 6 GB: each array alone would pass for a large dataset's."""
+    path = tmp_path / "bomb.hdf5"
+    rows, chunk = 30_000_000, 2**20
+    with h5py.File(path, "w") as file:
+        for key, shape in (
+            ("observations", (11,)),
+            ("actions", (3,)),
+            ("rewards", ()),
+            ("next_observations", (11,)),
+            ("terminals", ()),
+        ):
+            chunks = (chunk, *shape)
+            dataset = file.create_dataset(
+                key, (rows, *shape), "f8", chunks=chunks, compression="gzip", compression_opts=9
+            )
+            packed = zlib.compress(bytes(8 * math.prod(chunks)), 9)
+            for first in range(0, rows, chunk):
+                dataset.id.write_direct_chunk((first, *([0] * len(shape))), packed)
+    assert path.stat().st_size < 20_000_000
+    assert peak_of(lambda: fails("unpacks to .* bytes, more than", path)) < 10_000_000
+
+
+def test_a_chunk_far_larger_than_its_array(tmp_path):
+    """Few rows are declared, but HDF5 unpacks whole chunks."""
+    path = write(tmp_path / "bad.hdf5", without("observations"))
+    with h5py.File(path, "a") as file:
+        chunks = (2**24, 11)
+        dataset = file.create_dataset(
+            "observations", (20, 11), "f8", chunks=chunks, maxshape=(None, 11), compression="gzip"
+        )
+        packed = zlib.compressobj(9)
+        block, blocks = bytes(2**20), 8 * math.prod(chunks) // 2**20
+        chunk = b"".join([packed.compress(block) for _ in range(blocks)] + [packed.flush()])
+        dataset.id.write_direct_chunk((0, 0), chunk)
+    assert path.stat().st_size < 3_000_000
+    assert peak_of(lambda: fails("unpacks to .* bytes, more than", path)) < 10_000_000
+
+
+def test_groups_in_groups(tmp_path):
+    """10,000 of them: whoever walks through all of a file overflows its stack."""
+    path = write(tmp_path / "deep.hdf5", make_columns())
+    with h5py.File(path, "a") as file:
+        group = file
+        for _ in range(10_000):
+            group = group.create_group("g")
+    assert len(load_dataset(NAME, path)) == 19
+
+
+def peak_of(function):
+    tracemalloc.start()
+    function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def link_externally(file, other):
@@ -426,14 +492,8 @@ def link_softly_to_external(file, other):
     file["rewards"] = h5py.SoftLink("/infos/rewards")
 
 
-def link_externally_in_a_group(file, other):
-    file["rewards"] = make_columns()["rewards"]
-    file.create_group("infos")["qpos"] = h5py.ExternalLink(other, "rewards")
-
-
 def link_to_nothing(file, other):
-    file["rewards"] = make_columns()["rewards"]
-    file["infos"] = h5py.ExternalLink(f"{other}.missing", "rewards")
+    file["rewards"] = h5py.ExternalLink(f"{other}.missing", "rewards")
 
 
 def store_externally(file, other):
@@ -451,7 +511,6 @@ def store_virtually(file, other):
     [
         link_externally,
         link_softly_to_external,
-        link_externally_in_a_group,
         link_to_nothing,
         store_externally,
         store_virtually,
@@ -470,6 +529,23 @@ def test_a_link_that_leads_out_is_not_followed(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
     with h5py.File(path, "a") as file:
         file["rewards"] = h5py.ExternalLink(str(tmp_path / "pipe"), "rewards")
+    fails("from another file", path)
+
+
+def test_links_that_nobody_asks_for_are_not_followed(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    path = write(tmp_path / "file.hdf5", make_columns())
+    with h5py.File(path, "a") as file:
+        file["infos"] = h5py.ExternalLink(str(tmp_path / "pipe"), "/")
+        file["loop"] = h5py.SoftLink("/loop")
+    assert len(load_dataset(NAME, path)) == 19
+
+
+def test_a_loop_of_links(tmp_path):
+    path = write(tmp_path / "bad.hdf5", without("rewards"))
+    with h5py.File(path, "a") as file:
+        file["a"] = h5py.SoftLink("/rewards")
+        file["rewards"] = h5py.SoftLink("/a")
     fails("from another file", path)
 
 

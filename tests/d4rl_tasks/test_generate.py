@@ -222,6 +222,10 @@ def test_following_the_next_cells_leads_to_the_goal():
         (["hopper-expert-v2", "--out", "there.hdf5"], "exists"),
         (["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"], "no folder there.hdf5"),
         (["hopper-expert-v2", "--out", "new/x.hdf5"], "no folder new"),
+        (["hopper-expert-v2", "--behaviour", "there.hdf5"], "needs --out"),
+        (["hopper-expert-v2", "--behaviour", "no.npz", "--out", "x.hdf5"], "no file no.npz"),
+        (["hopper-expert-v2", "--behaviour", "there.hdf5", "--out", "x.hdf5"], "not readable"),
+        (["antmaze-umaze-v2", "--behaviour", "there.hdf5", "--out", "x.hdf5"], "without a maze"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):

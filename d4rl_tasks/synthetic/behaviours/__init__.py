@@ -17,14 +17,16 @@ class Behaviour:
     """A tanh-squashed Gaussian policy with two hidden layers of ReLU, in NumPy.
 
     Attributes:
-        name: robot and training steps, e.g. "walker2d/0450000".
-        training_steps: environment steps after which it was saved.
+        name: robot and training steps, e.g. "walker2d/0450000", or a file's name.
+        training_steps: environment steps after which it was saved; 0 if unknown.
         weights: float32 arrays, named as in the .npz files (README.md).
+        algorithm: what trained it.
     """
 
     name: str
     training_steps: int
     weights: dict[str, np.ndarray]
+    algorithm: str = "TQC"
 
     def distribution(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, S) observations -> mean and log standard deviation before tanh, (n, A) each."""
