@@ -1,10 +1,14 @@
 """The measurements' own arithmetic."""
 
+import json
+
 import numpy as np
 import pytest
+from programs import exit_code
 
 import d4rl_tasks
-from benchmarks import evaluation, scale
+from benchmarks import evaluation, published_returns, scale
+from d4rl_tasks.synthetic.behaviours import FOLDER, read_manifest
 
 
 def test_the_recorded_actions_keep_every_episode_going_to_its_end():
@@ -34,3 +38,36 @@ def test_growth_is_relative_to_the_first_size():
     ]
     assert scale.growth(points) == [(1.0, 1.0), (1.5, 4.0)]
     assert "| DMPO | hidden width 128 | 3.00 | 4.000 | 1.5 | 4.0 |" in scale.table([points])
+
+
+def test_published_returns_of_our_own_behaviours(tmp_path, capsys):
+    entry = read_manifest()["hopper"][-1]
+    policy = tmp_path / "hopper_3.npz"
+    policy.write_bytes((FOLDER / entry["file"]).read_bytes())
+    published = {"return_mean": entry["return_sampled"], "return_std": entry["return_sampled_std"]}
+    (tmp_path / "published_returns.json").write_text(json.dumps({"hopper_online_3": published}))
+    (one,) = published_returns.compare(tmp_path, episodes=20)
+    assert one.policy == "hopper_3" and one.returns.shape == (20,)
+    assert abs(one.distance) < 4
+    assert "| hopper_3 | " in published_returns.table([one])
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "words"),
+    [
+        ([], "{}", "has no files"),
+        (["hopper_1.npz"], None, "there is no file"),
+        (["hopper_1.npz"], "{}", "no entry 'hopper_online_1'"),
+        (["hopper_1.npz"], "[1]", "not a table of published returns"),
+        (["hopper_1.npz"], "[" * 10_000, "not a table of published returns"),
+        (["hopper_1.npz"], '{"hopper_online_1": {"return_mean": 1, "return_std": 1}}', "readable"),
+    ],
+)
+def test_bad_folders_of_published_returns(tmp_path, capsys, names, text, words):
+    for name in names:
+        (tmp_path / name).touch()
+    if text is not None:
+        (tmp_path / "published_returns.json").write_text(text)
+    assert exit_code(published_returns.main, ["--policies", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors and "Traceback" not in errors
