@@ -18,6 +18,7 @@ from pathlib import Path
 
 from d4rl_tasks import Dataset
 from d4rl_tasks.command_line import printable, run_program
+from d4rl_tasks.files import checksum
 from experiment.diagnostics import Diagnostics
 from experiment.errors import RunError, StoppedError, memory_errors
 from experiment.evaluation import evaluate
@@ -27,7 +28,7 @@ from experiment.models import check_finite, load_weights, make_buffer, make_spec
 from experiment.options import BACKENDS, Options, choose_device, parse, policy_class
 from experiment.progress import Progress, print_configuration, print_end
 from experiment.results import MODELS, Results
-from experiment.settings import describe_run, file_sha256, make_settings, run_name
+from experiment.settings import describe_run, make_settings, run_name
 from experiment.signals import StopSignals
 from experiment.state import RunState
 from speed.cuda_graphs import CapturedTraining
@@ -50,7 +51,7 @@ class Training:
         self.logger_name = choose_logger(run.logger)
         dataset = self.backend.load_dataset(run.env, run.source)
         model = self._find_model(options, dataset)
-        settings = make_settings(options, dataset, file_sha256(model) if model else None)
+        settings = make_settings(options, dataset, checksum(model).sha256 if model else None)
         name = run_name(settings, dataset, run.name)
         self.config = describe_run(name, settings, options, dataset, device)
         self.results = Results(run.results_dir, run.policy, name)
@@ -105,7 +106,8 @@ class Training:
     def _capture(self) -> CapturedTraining | None:
         if self.policy.device.type != "cuda" or self.options.no_cuda_graph:
             return None
-        return CapturedTraining(self.policy, self.buffer, self.options.batch_size)
+        size, note = self.options.batch_size, self.progress.note
+        return CapturedTraining(self.policy, self.buffer, size, note)
 
     def _steps_until_due(self, step: int) -> int:
         """Train steps up to the next that something is due after, or to the last."""

@@ -1,6 +1,7 @@
 """Train steps in units of `policy_freq`, as a GPU captures them; without a GPU all but that."""
 
 import copy
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from runs import make_training, networks_in, one_file, rows_of, run_command, sam
 from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 from torch.optim import Optimizer
 
-from speed.cuda_graphs import CapturedTraining, make_capturable, schedules_of
+from speed.cuda_graphs import CapturedTraining, CaptureError, make_capturable, schedules_of
 from utils import RunSpec
 
 
@@ -124,6 +125,150 @@ def test_a_policy_made_capturable_trains_alike_and_can_be_loaded(name):
         losses.append(run(policy, make_buffer(), 6))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(losses[2], losses[1], rtol=0, atol=0)
+
+
+# The graph's check of itself
+
+
+def tensors_of(policy):
+    """All tensors that a graph works on: they stay where they are."""
+    networks = [
+        value for part in policy.networks().values() for value in part.state_dict().values()
+    ]
+    optimizers = [part for part in policy.parts().values() if isinstance(part, Optimizer)]
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    return networks + [value for state in states for value in state.values()]
+
+
+def counters_of(policy):
+    """What Python counts in a unit."""
+    schedules = [(one, one.state_dict()) for one in schedules_of(policy)]
+    rates = [
+        (group, copy.copy(group["lr"]))
+        for one, _ in schedules
+        for group in one.optimizer.param_groups
+    ]
+    return policy.total_it, [(one, copy.deepcopy(state)) for one, state in schedules], rates
+
+
+class SimulatedUnit:
+    """Does without a GPU what a graph does: captured, Python runs; replayed, the kernels run."""
+
+    def __init__(self, policy, run, generator, stream):
+        self.policy, self.run = policy, run
+        saved = [tensor.clone() for tensor in tensors_of(policy)]
+        draws, noise = generator.get_state(), torch.get_rng_state()
+        run()
+        for tensor, value in zip(tensors_of(policy), saved, strict=True):
+            tensor.data.copy_(value)
+        generator.set_state(draws)
+        torch.set_rng_state(noise)
+
+    def replay(self):
+        total_it, schedules, rates = counters_of(self.policy)
+        losses = self.run()
+        self.policy.total_it = total_it
+        for schedule, state in schedules:
+            schedule.load_state_dict(state)
+        for group, rate in rates:
+            group["lr"] = rate
+        return losses
+
+
+def simulated(policy, unit=SimulatedUnit):
+    """Training in simulated units, and the lines it prints."""
+    notes = []
+    make_unit = functools.partial(unit, policy)
+    buffer = make_buffer()
+    buffer.generator = torch.Generator().manual_seed(3)
+    return CapturedTraining(policy, buffer, 32, notes.append, make_unit), notes
+
+
+def train_simulated(policy, unit=SimulatedUnit, steps=21):
+    training, notes = simulated(policy, unit)
+    losses, sizes = [], []
+    while len(losses) < steps:
+        done = training(steps - len(losses))
+        losses += done
+        sizes.append(len(done))
+    return losses, sizes, notes
+
+
+def train_singly(policy, steps=21):
+    make_capturable(policy)
+    buffer = make_buffer()
+    buffer.generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(1)
+    return run(policy, buffer, steps)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_units_that_agree_are_kept(name, options):
+    single, policy = make_policy(name, **options), make_policy(name, **options)
+    expected = train_singly(single)
+    torch.manual_seed(1)
+    losses, sizes, notes = train_simulated(policy)
+    assert notes == [] and policy.total_it == 21
+    unit = getattr(policy.hp, "policy_freq", 1)
+    assert sizes[: 3 * unit] == [1] * (3 * unit) and set(sizes[3 * unit : -1]) == {unit}
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+
+
+class TrainsNothing(SimulatedUnit):
+    def replay(self):
+        saved = [tensor.clone() for tensor in tensors_of(self.policy)]
+        losses = super().replay()
+        for tensor, value in zip(tensors_of(self.policy), saved, strict=True):
+            tensor.data.copy_(value)
+        return losses
+
+
+class TrainsTwice(SimulatedUnit):
+    def replay(self):
+        losses = super().replay()
+        super().replay()
+        return losses
+
+
+class DrawsOtherBatches(SimulatedUnit):
+    def __init__(self, policy, run, generator, stream):
+        super().__init__(policy, run, generator, stream)
+        generator.manual_seed(99)
+
+
+class HasNoLosses(SimulatedUnit):
+    def replay(self):
+        return [{} for _ in super().replay()]
+
+
+class BecomesNaN(SimulatedUnit):
+    def replay(self):
+        losses = super().replay()
+        next(iter(self.policy.networks().values())).parameters().__next__().data.fill_(torch.nan)
+        return losses
+
+
+class CannotBeCaptured:
+    def __init__(self, policy, run, generator, stream):
+        run()  # Python has run, and perhaps kernels, when a capture fails
+        raise CaptureError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [TrainsNothing, TrainsTwice, DrawsOtherBatches, HasNoLosses, BecomesNaN, CannotBeCaptured],
+)
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_unit_that_fails_or_differs_falls_back_to_single_steps(name, unit):
+    single, policy = make_policy(name), make_policy(name)
+    expected = train_singly(single)
+    torch.manual_seed(1)
+    losses, sizes, notes = train_simulated(policy, unit)
+    (note,) = notes
+    assert note.startswith(f"note: {name} trains without CUDA graphs, step by step (")
+    assert "\n" not in note
+    assert sizes[-5:] == [1] * 5 and policy.total_it == 21
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
 
 
 # With a GPU
