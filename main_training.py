@@ -4,12 +4,10 @@ python main_training.py --policy DMPO --env walker2d-expert-v2 --scale 10.0
 python main_training.py --policy DMPO_ant --env antmaze-large-play-v0 --scale 5.0 --info-reg
 """
 
-import os
-import signal
+from experiment.start_up import guard_imports
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == "__main__":
-    # Ctrl-C during the imports below, which take seconds, ends without a traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+if __name__ == "__main__":
+    guard_imports()
 
 import contextlib
 import sys

@@ -5,6 +5,11 @@ python report.py video --model models/<run>.safetensors    episodes as MP4 or GI
 python report.py latent --model models/<run>.safetensors   which component of DMPO acts where
 """
 
+from experiment.start_up import guard_imports
+
+if __name__ == "__main__":
+    guard_imports()
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence

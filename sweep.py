@@ -10,19 +10,19 @@ resumes from its checkpoint; so does the same command after an interrupted sweep
 cluster must share the folder it is started in, and the code.
 """
 
-import os
-import signal
+from experiment.start_up import guard_imports
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ == "__main__":
-    # Ctrl-C during the imports below, which take seconds, ends without a traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+if __name__ == "__main__":
+    guard_imports()
 
 import argparse
 import contextlib
 import functools
 import itertools
 import math
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time

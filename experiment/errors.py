@@ -34,12 +34,14 @@ class StoppedError(UserError):
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn a lack of memory, of Python's, the CPU's or the GPU's, into a RunError."""
+    """Turn a lack of memory, of Python's, the CPU's, the GPU's or MuJoCo's, into a RunError."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         kinds = (MemoryError, torch.OutOfMemoryError)
-        if not isinstance(error, kinds) and "can't allocate memory" not in str(error):
+        # PyTorch's words for it, MuJoCo's, and Python's.
+        words = ("can't allocate memory", "Could not allocate memory", "can't start new thread")
+        if not isinstance(error, kinds) and not any(part in str(error) for part in words):
             raise
         raise RunError(
             "out of memory: give a smaller --batch_size, --hidden or --latent_disc_dim"

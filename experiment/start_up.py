@@ -1,0 +1,33 @@
+"""What the programs do before their other imports, which take seconds and much memory."""
+
+import errno
+import os
+import signal
+import sys
+from types import TracebackType
+
+_LIMITS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+def guard_imports() -> None:
+    """Until the program itself begins, end without a traceback on Ctrl-C or at a limit."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    sys.excepthook = _one_line
+
+
+def _one_line(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        reason = f"{error}: pip install -r requirements.txt"
+    elif isinstance(error, (MemoryError, ImportError)) or getattr(error, "errno", None) in _LIMITS:
+        reason = (
+            f"the program cannot be loaded ({' '.join(str(error).split()) or 'out of memory'}): "
+            "raise the limits of memory and open files (ulimit -v, ulimit -n)"
+        )
+    else:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(2)  # a hook cannot change the exit code otherwise

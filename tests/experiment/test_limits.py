@@ -1,0 +1,77 @@
+"""Limits of memory and open files (RLIMIT_AS, RLIMIT_NOFILE): one line, whenever they are met."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEBIBYTE = 1 << 20
+
+
+def run_limited(tmp_path, hopper, limit, value):
+    """A short run that may have so much of something."""
+    command = [sys.executable, str(ROOT / "main_training.py"), "--policy", "IQL"]
+    command += ["--env", "hopper-medium-v2", "--source", str(hopper), "--max_timesteps", "20"]
+    command += ["--logger", "none", "--hidden", "16", "16", "--eval_episodes", "1"]
+    return subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+    )
+
+
+def assert_one_line(done):
+    """The run succeeds or ends in one line; OpenBLAS ends the process itself, in its own words."""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    if "OpenBLAS" in done.stderr:
+        assert done.returncode != 0
+    elif done.returncode:
+        assert done.returncode == 2 and len(errors) == 1
+    else:
+        assert not errors
+
+
+# The first ones end in the imports of NumPy and PyTorch, others in the run, the last one nowhere.
+@pytest.mark.parametrize("size", [150, 300, 500, 600, 700, 800, 900, 1000, 4000])
+def test_memory(tmp_path, hopper, size):
+    assert_one_line(run_limited(tmp_path, hopper, resource.RLIMIT_AS, size * MEBIBYTE))
+
+
+@pytest.mark.parametrize("count", [6, 7, 8, 9, 10, 12, 64])
+def test_open_files(tmp_path, hopper, count):
+    assert_one_line(run_limited(tmp_path, hopper, resource.RLIMIT_NOFILE, count))
+
+
+@pytest.mark.parametrize("program", ["main_training.py", "sweep.py", "report.py"])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("ModuleNotFoundError(\"No module named 'numpy'\")", "pip install -r requirements.txt"),
+        ("ImportError('libtorch.so: cannot map\\nsegment')", "cannot map segment"),
+        ("MemoryError()", "out of memory"),
+        ("OSError(24, 'Too many open files')", "Too many open files"),
+    ],
+)
+def test_whatever_fails_in_the_imports(program, what, words):
+    code = (
+        "import runpy, sys\n"
+        "class Fails:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy':\n"
+        f"            raise {what}\n"
+        "sys.meta_path.insert(0, Fails())\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"sys.argv = [{program!r}]\n"
+        f"runpy.run_path(sys.path[0] + '/{program}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr
