@@ -19,6 +19,7 @@ from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import choose_renderer
 from d4rl_tasks.robots import AntMaze, Robot, make_robot
 from d4rl_tasks.tasks import Task, get_task, normalized_score, task_names
+from d4rl_tasks.viewers import Renderer
 
 if TYPE_CHECKING:
     from d4rl_tasks.datasets import Dataset
@@ -57,6 +58,11 @@ class D4RLEnv(MujocoEnv):
             **kwargs,
         )
         self.metadata = self.metadata | {"render_fps": round(1 / self.dt)}
+        drawing = ("max_geom", "camera_id", "camera_name", "visual_options")
+        self.mujoco_renderer = Renderer(
+            *(self.model, self.data, self.robot.camera, self.width, self.height),
+            **{name: kwargs[name] for name in drawing if name in kwargs},
+        )
         self.observation_space = observation_space(self.robot, self.model)
 
     def get_dataset(self, source: str = "auto") -> "Dataset":
@@ -71,8 +77,7 @@ class D4RLEnv(MujocoEnv):
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = self.robot.model()
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        fit_pictures(model, self.width, self.height)
         return model, mujoco.MjData(model)
 
     def _set_action_space(self) -> Box:
@@ -114,12 +119,27 @@ class LockstepVectorEnv(VectorEnv):
         num_envs: how many episodes.
         goal_seed: as `D4RLEnv`'s; all episodes of antmaze v0 and v1 share that goal.
         threads: how many step the episodes; None means one for each core.
+        render_mode: None or "rgb_array".
+        width, height: of a picture, in pixels.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"]}
 
-    def __init__(self, name: str, num_envs: int, goal_seed: int = 0, threads: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        goal_seed: int = 0,
+        threads: int | None = None,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+    ):
         warn_if_unverified()
+        if render_mode not in (None, "rgb_array"):
+            raise D4RLTaskError(f"render_mode is {render_mode!r}: choose rgb_array or None")
+        if render_mode:
+            choose_renderer()
         self.task = get_task(name)
         self.robot = make_robot(self.task)
         self.model = self.robot.model()
@@ -139,6 +159,10 @@ class LockstepVectorEnv(VectorEnv):
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
         self._threads = min(num_envs, threads or available_cores())
         self._is_reset = False
+        self.render_mode = render_mode
+        self.metadata = self.metadata | {"render_fps": round(1 / self._seconds_per_step())}
+        self._picture = width, height
+        self._renderers: list[Renderer] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pool_process = 0
 
@@ -148,8 +172,8 @@ class LockstepVectorEnv(VectorEnv):
         return ~(self._terminated | self._truncated)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All except the threads, so that copies and other processes make their own."""
-        return vars(self) | {"_pool": None}
+        """All except threads and GL contexts: copies and other processes make their own."""
+        return vars(self) | {"_pool": None, "_renderers": []}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict | None = None
@@ -163,7 +187,7 @@ class LockstepVectorEnv(VectorEnv):
         Returns:
             observations (num_envs, observation size) float64, and an empty dict.
         """
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        mask = self._checked_mask(options or {})
         for index, one in enumerate(_seeds(seed, self.num_envs)):
             if mask[index]:
                 self._reset_one(index, one)
@@ -172,6 +196,32 @@ class LockstepVectorEnv(VectorEnv):
         self._truncated[mask] = False
         self._is_reset = True
         return self.observations(), {}
+
+    def _checked_mask(self, options: dict) -> np.ndarray:
+        mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
+            raise TypeError("options['reset_mask'] must be a NumPy array of bool")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must have the shape ({self.num_envs},) and a True in it"
+            )
+        return mask
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Pictures of all episodes, (height, width, 3) uint8 each; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if not self._renderers:
+            fit_pictures(self.model, *self._picture)
+            camera: dict[str, Any] = {} if self.task.maze else {"camera_name": "track"}
+            self._renderers = [
+                Renderer(self.model, data, self.robot.camera, *self._picture, **camera)
+                for data in self.datas
+            ]
+        return tuple(renderer.render("rgb_array") for renderer in self._renderers)
+
+    def _seconds_per_step(self) -> float:
+        return self.model.opt.timestep * self.robot.frame_skip
 
     def observations(self) -> np.ndarray:
         """(num_envs, observation size) float64 of the current states."""
@@ -213,7 +263,7 @@ class LockstepVectorEnv(VectorEnv):
         running = self.active
         before = self._position.copy()
         self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)
-        velocity = (self._position - before) / (self.model.opt.timestep * self.robot.frame_skip)
+        velocity = (self._position - before) / self._seconds_per_step()
         reward = self.robot.reward(self.qpos, velocity, actions, self.target_goals)
         self._elapsed += running
         terminated = running & self.robot.terminated(self.qpos, self.qvel, self.target_goals)
@@ -249,9 +299,18 @@ class LockstepVectorEnv(VectorEnv):
         return self._pool
 
     def close_extras(self, **kwargs) -> None:
-        """Stop the threads."""
+        """Stop the threads and free the GL contexts."""
+        for renderer in self._renderers:
+            renderer.close()
+        self._renderers = []
         if self._pool is not None and self._pool_process == os.getpid():
             self._pool.shutdown()
+
+
+def fit_pictures(model: mujoco.MjModel, width: int, height: int) -> None:
+    """Let MuJoCo's buffers hold pictures of this size."""
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
+    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
 
 
 def clipped(actions: np.ndarray) -> np.ndarray:
@@ -319,9 +378,10 @@ def make_vec(name: str, num_envs: int, **kwargs) -> LockstepVectorEnv:
 
 
 def register_tasks() -> None:
-    """Put every task into gymnasium's registry, in the namespace d4rl."""
+    """Put every task into gymnasium's registry, in the namespace d4rl, if it is not there yet."""
     for name in task_names():
-        _register(get_task(name))
+        if f"d4rl/{name}" not in gymnasium.registry:
+            _register(get_task(name))
 
 
 def _register(task: Task) -> None:

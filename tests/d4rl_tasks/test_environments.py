@@ -1,6 +1,7 @@
 """The environments through gymnasium's API, single and in lockstep."""
 
 import copy
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -281,6 +282,11 @@ def test_a_spec_can_be_written_down_and_read_back():
         assert again.reset(seed=0)[0].shape == again.observation_space.shape
 
 
+def test_a_reload_warns_of_nothing(recwarn):
+    importlib.reload(d4rl_tasks)
+    assert not recwarn.list
+
+
 def test_environments_have_d4rls_methods(hopper):
     environment = d4rl_tasks.make("hopper-medium-v2").unwrapped
     expected = d4rl_tasks.load_dataset("hopper-medium-v2", hopper)
@@ -338,7 +344,7 @@ def _steps_in_a_child(many, action, answers):
     answers.put(many.step(action)[0])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_process_steps_on_as_its_parent(method):
     many = d4rl_tasks.make_vec("hopper-medium-v2", 3, threads=2)
     many.reset(seed=0)

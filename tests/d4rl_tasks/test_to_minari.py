@@ -153,3 +153,24 @@ def test_as_a_user_types_it(hopper, minari_root):
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert (done.returncode, done.stdout) == (0, "minari:synthetic-hopper-medium-v2\n")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_minaris_collector_records_our_environments(name):
+    pytest.importorskip("jax", reason="the collector needs it")
+    collector = minari.DataCollector(d4rl_tasks.make(name))
+    actions, seen = np.random.default_rng(0), [collector.reset(seed=0)[0]]
+    for _ in range(60):
+        action = actions.uniform(-1, 1, collector.action_space.shape).astype(np.float32)
+        observation, _, terminated, truncated, _ = collector.step(action)
+        if terminated or truncated:
+            collector.reset()
+        elif len(seen) < 10:
+            seen.append(observation)
+    collector.create_dataset("test/ours-v0", algorithm_name="random")
+    stored = minari.load_dataset("test/ours-v0")
+    assert stored.total_steps == 60
+    assert stored.recover_environment().spec.id == f"d4rl/{name}"
+    dataset = d4rl_tasks.load_dataset(name, "minari:test/ours-v0")
+    assert len(dataset) == 60
+    np.testing.assert_allclose(dataset.observations[: len(seen)], seen, rtol=1e-6, atol=1e-6)
