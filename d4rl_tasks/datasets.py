@@ -13,14 +13,12 @@ from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.fetch import DownloadError, d4rl_file
 from d4rl_tasks.files import (
     Checksum,
-    dataset_folder,
     file_checksum,
     read_errors,
     sole_writer,
     synthetic_path,
 )
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, to_float32
-from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.tasks import Task, get_task
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -211,8 +209,7 @@ def _transitions(rows: Rows) -> dict[str, np.ndarray]:
 def _synthetic_notice(task: Task, path: Path) -> str:
     return (
         f"NOTE: {printable(path)} is a synthetic dataset: scores are not comparable with the "
-        f"paper's.\n      Real data: put {d4rl_address(task)} into {printable(dataset_folder())}, "
-        "or set D4RL_MIRROR."
+        f"paper's.\n      Real data: python -m d4rl_tasks.download {task.name}"
     )
 
 
