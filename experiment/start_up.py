@@ -6,14 +6,27 @@ import signal
 import sys
 from types import TracebackType
 
+# With less, native libraries end the process in their own words, or crash, instead of raising.
+_ADDRESS_SPACE = 1 << 30
 _LIMITS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def guard_imports() -> None:
     """Until the program itself begins, end without a traceback on Ctrl-C or at a limit."""
+    _check_memory_limit()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     sys.excepthook = _one_line
+
+
+def _check_memory_limit() -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        _end(f"the limit of memory, {limit >> 20} MiB, is below 1024 MiB: raise it (ulimit -v)")
 
 
 def _one_line(
@@ -29,5 +42,9 @@ def _one_line(
     else:
         sys.__excepthook__(kind, error, traceback)
         return
+    _end(reason)
+
+
+def _end(reason: str) -> None:
     print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(2)  # a hook cannot change the exit code otherwise
