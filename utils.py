@@ -415,6 +415,7 @@ class Policy:
         self.device = torch.device(device)
         self.total_it = 0
         keep_freed_memory()
+        products.library()  # now, and not within the first step
 
     @staticmethod
     def training_rewards(rewards: np.ndarray, is_antmaze: bool) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import math
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from speed import products
 from utils import Policy
 
 LARGEST_STEP = 2**53
@@ -47,11 +48,13 @@ def checkpoint_difference(content: dict[str, Any], policy: Policy, generators: d
         policy: of the run.
         generators: the states of its random generators.
     """
-    plain = {"evaluation_due": True, "seconds": 0.0, "run_id": ""}
+    plain = {"evaluation_due": True, "seconds": 0.0, "run_id": "", "products": ""}
     for name, expected in plain.items():
         problem = difference(expected, content.get(name), name)
         if problem:
             return problem
+    if content["products"] not in get_args(products.Library):
+        return f"products: is {_outline(content['products'])}"
     return (
         policy_difference(policy, content.get("policy"))
         or _losses_difference(content.get("losses"))

@@ -11,6 +11,7 @@ from experiment.generators import generator_states, restore_generators
 from experiment.losses import LossLog
 from experiment.results import Results
 from experiment.settings import Settings, differences
+from speed import products
 from utils import Policy, ReplayBuffer
 
 
@@ -51,6 +52,7 @@ class RunState:
             "evaluation_due": self.evaluation_due,
             "seconds": self.seconds,
             "run_id": self.run_id,
+            "products": products.library(),
         }
 
     def load_state_dict(self, path: Path, state: dict[str, Any]) -> None:
@@ -75,3 +77,4 @@ class RunState:
         self.evaluation_due = state["evaluation_due"]
         self._started = time.monotonic() - state["seconds"]
         self.run_id = state["run_id"]
+        products.use(state["products"])

@@ -1,17 +1,41 @@
-"""Matrix products of a CPU by oneDNN.
+"""Matrix products of a CPU by the faster of two libraries.
 
-`F.linear` takes MKL's float32 products, which need twice the time of oneDNN's on some AMD
-processors (docs/measurements.md).
+PyTorch's own layers take the float32 products of its BLAS (MKL on x86), which need twice the time
+of oneDNN's on some AMD processors and less on others (docs/measurements.md). One measurement
+decides. A checkpoint holds the library, so that a run resumes with the same bits.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+Library = Literal["BLAS", "oneDNN"]
+
 FEW_MULTIPLICATIONS = 400_000  # of a product that takes less time than oneDNN's call itself
+# How much faster oneDNN must be. It is 0.7 to 1.2 times as fast as MKL on one kind of processor and
+# 2 times on another; between them, so that noise decides nothing and a run repeats its bits.
+SPEED_UP = 1.4
+
+_library: Library | None = None
+
+
+def library() -> Library:
+    """The library of this process's products, measured when first asked for."""
+    global _library
+    if _library is None:
+        _library = _faster_library()
+    return _library
+
+
+def use(name: Library) -> None:
+    """Take the products of a library from now on, as a resumed run does."""
+    global _library
+    _library = name
 
 
 def is_onednn(tensor: Tensor) -> bool:
@@ -19,8 +43,37 @@ def is_onednn(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():  # the compiler chooses by itself
         return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    is_enabled = bool(torch.backends.mkldnn.enabled) and torch.backends.mkldnn.is_available()
-    return is_cpu_float and is_enabled
+    return is_cpu_float and _has_onednn() and library() == "oneDNN"
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.enabled) and torch.backends.mkldnn.is_available()
+
+
+@torch.no_grad()
+def _faster_library() -> Library:
+    """Compare both by a layer of the usual size and the gradient of its weight: 20 ms."""
+    if not _has_onednn():
+        return "BLAS"
+    rows, weight, bias = torch.ones(256, 256), torch.ones(256, 256), torch.ones(256)
+
+    def by_blas() -> None:
+        F.linear(rows, weight, bias)
+        F.linear(rows.t(), rows.t())
+
+    def by_onednn() -> None:
+        linear(rows, weight, bias)
+        linear(rows.t(), rows.t(), None)
+
+    times = [(_seconds(by_blas), _seconds(by_onednn)) for _ in range(10)]
+    blas, onednn = (min(one) for one in zip(*times, strict=True))
+    return "oneDNN" if blas > SPEED_UP * onednn else "BLAS"
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def mlp(linears: Sequence[nn.Linear], inputs: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,8 @@ import pytest
 from programs import exit_code
 
 import d4rl_tasks
-from benchmarks import evaluation, published_returns, scale
+from benchmarks import against_jax, evaluation, published_returns, scale
+from benchmarks.train_step import make_buffer
 from d4rl_tasks.synthetic.behaviours import FOLDER, read_manifest
 
 
@@ -71,3 +72,14 @@ def test_bad_folders_of_published_returns(tmp_path, capsys, names, text, words):
     assert exit_code(published_returns.main, ["--policies", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert words in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", against_jax.POLICIES)
+def test_a_step_in_jax_is_a_step_of_ours(name, monkeypatch):
+    for module in ("jax", "optax"):
+        pytest.importorskip(module)
+    buffer = make_buffer(against_jax.STATE_DIM, against_jax.ACTION_DIM)
+    assert 0 < against_jax.check(against_jax.make_ours(name), buffer) < 1e-5
+    monkeypatch.setattr(against_jax, "td_target", lambda batch, *_: batch["reward"])
+    with pytest.raises(AssertionError):
+        against_jax.check(against_jax.make_ours(name), buffer)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from experiment.options import POLICIES
 from experiment.results import Results
 from experiment.signals import StopSignals
 from main_training import main
+from speed import products
 
 KILLS = 20
 MODEL = "models/*_????????.safetensors"
@@ -504,3 +506,24 @@ def test_a_long_run_keeps_its_memory_and_its_files(hopper, monkeypatch):
     memory, files = zip(*used[10:], strict=True)
     assert max(memory) - memory[0] < 10e6
     assert max(files) == files[0]
+
+
+def test_a_run_resumes_with_the_products_that_it_began_with(hopper):
+    """At sizes at which the two libraries differ in the last bits."""
+    more = ["--hidden", "256", "256", "--batch_size", "256"]
+    whole, half = (command(hopper, *more, steps=steps) for steps in (40, 20))
+
+    def final_model(library, *commands):
+        with contextlib.chdir(tempfile.mkdtemp(dir=Path())):
+            for argv in commands:
+                products.use(library)
+                library = "BLAS"  # what this processor would choose for the second command
+                assert main(argv) == 0
+            return one_file(MODEL).read_bytes()
+
+    before = products.library()
+    try:
+        expected = final_model("oneDNN", whole)
+        assert final_model("oneDNN", half, whole) == expected != final_model("BLAS", whole)
+    finally:
+        products.use(before)

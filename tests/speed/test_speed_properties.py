@@ -2,10 +2,12 @@
 
 import copy
 import importlib
+import itertools
 import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import utils
 from IQL import IQL
 from LP_AWAC import LP_AWAC
+from speed import products
 from utils import MLP, ReplayBuffer, RunSpec, TwinCritic
 
 STATES, ACTIONS = 17, 6
@@ -24,15 +27,16 @@ POLICIES = ["DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC"]
 VARIANTS = [(name, {}) for name in POLICIES]
 VARIANTS += [(name, {"info_reg": True}) for name in ("DMPO", "DMPO_ant")]
 
-# Kernels of a train step, the mean over policy_freq steps. DMPO_ant has a layer more in every
-# network, LP_AWAC updates five networks and three targets on every step.
+# Kernels of a train step, the mean over policy_freq steps, with the products of either library:
+# oneDNN's include the ReLU. DMPO_ant has a layer more in every network, LP_AWAC updates five
+# networks and three targets on every step.
 MOST_KERNELS = {
-    "DMPO": 150,
-    "DMPO_ant": 195,
-    "AWAC": 150,
-    "IQL": 150,
-    "mixAWAC": 150,
-    "LP_AWAC": 230,
+    "DMPO": {"oneDNN": 150, "BLAS": 170},
+    "DMPO_ant": {"oneDNN": 195, "BLAS": 230},
+    "AWAC": {"oneDNN": 150, "BLAS": 150},
+    "IQL": {"oneDNN": 150, "BLAS": 150},
+    "mixAWAC": {"oneDNN": 150, "BLAS": 165},
+    "LP_AWAC": {"oneDNN": 230, "BLAS": 270},
 }
 
 # These only look at memory, or reserve it: they start no kernel.
@@ -104,11 +108,21 @@ def count_operators(policy, steps, batch_size=32):
     return dispatched.counts
 
 
+LIBRARIES = get_args(products.Library)
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request, monkeypatch):
+    """The library of matrix products, for one test."""
+    monkeypatch.setattr(products, "_library", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_train_step_starts_few_kernels(name):
+def test_a_train_step_starts_few_kernels(name, library):
     counts = count_operators(make_policy(name, width=256), steps=2, batch_size=256)
     kernels = sum(count for operator, count in counts.items() if operator not in VIEWS) / 2
-    assert 50 < kernels <= MOST_KERNELS[name], counts
+    assert 50 < kernels <= MOST_KERNELS[name][library], counts
 
 
 def test_the_count_sees_kernels_and_not_views():
@@ -119,6 +133,7 @@ def test_the_count_sees_kernels_and_not_views():
     assert kernels == {"mm", "relu_", "sum", "_local_scalar_dense"}
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_hundred_train_steps_never_read_a_tensor_back(name, options):
     counts = count_operators(make_policy(name, **options), steps=100)
@@ -185,7 +200,38 @@ def output_of(network, inputs):
     return torch.stack(output) if isinstance(output, tuple) else output
 
 
+@pytest.mark.parametrize(
+    ("blas", "onednn", "expected"),
+    [(1.0, 1.0, "BLAS"), (1.2, 1.0, "BLAS"), (2.0, 1.0, "oneDNN"), (1.0, 2.0, "BLAS")],
+)
+def test_the_products_are_onednns_where_it_is_clearly_faster(monkeypatch, blas, onednn, expected):
+    seconds = itertools.cycle([blas, onednn, 7.0, 9.0])  # another program disturbs every other one
+    monkeypatch.setattr(products, "_seconds", lambda run: next(seconds))
+    monkeypatch.setattr(products, "_library", None)
+    assert products.library() == products.library() == expected
+
+
+def test_without_onednn_the_products_are_those_of_pytorchs_layers(monkeypatch):
+    monkeypatch.setattr(products, "_library", None)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert products.library() == "BLAS"
+    monkeypatch.setattr(products, "_library", "oneDNN")  # as a checkpoint may say
+    assert not products.is_onednn(torch.ones(2))
+
+
+def test_a_measurement_ends():
+    products.use(before := products.library())
+    assert products._faster_library() in LIBRARIES
+    assert products.library() == before
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    monkeypatch.setattr(products, "_library", "oneDNN")
+
+
 @onednn
+@pytest.mark.usefixtures("by_onednn")
 @pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize(("make", "shapes"), NETWORKS.values(), ids=NETWORKS)
 def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, gaps):
@@ -226,6 +272,7 @@ def test_other_layers_that_a_researcher_writes_into_the_network_are_used(monkeyp
 
 
 @onednn
+@pytest.mark.usefixtures("by_onednn")
 @pytest.mark.parametrize("name", POLICIES)
 def test_training_by_onednn_is_training_by_pytorchs_layers(name):
     weights = []
