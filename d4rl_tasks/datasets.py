@@ -223,7 +223,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
     try:
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
-        arrays = _minari_transitions(source, stored)
+        arrays = minari_transitions(source, stored)
         synthetic = bool(stored.storage.metadata.get("synthetic", False))
     except D4RLTaskError:
         raise
@@ -254,7 +254,7 @@ def _check_spaces(task: Task, source: str, stored) -> None:
             raise UnusableDatasetError(source, problem)
 
 
-def _minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
+def minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
     """Minari's episodes hold T + 1 observations, so a step cut by a time limit has its next one."""
     if stored.total_steps == 0:
         raise UnusableDatasetError(source, "holds no transition")

@@ -322,9 +322,12 @@ def clipped(actions: np.ndarray) -> np.ndarray:
 
 
 def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
-    """Unbounded float64 box of a robot's observations."""
+    """Float64 box of a robot's observations, as wide as MuJoCo lets positions and velocities grow.
+
+    D4RL's box is unbounded, of which gymnasium's `check_env` warns.
+    """
     size = robot.observation(np.zeros(model.nq), np.zeros(model.nv)).shape
-    return Box(-np.inf, np.inf, size, np.float64)
+    return Box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, size, np.float64)
 
 
 def draw_goal(robot: Robot, rng: np.random.Generator) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 import d4rl_tasks
-from d4rl_tasks import original
+from d4rl_tasks import minari_tasks, original
 from d4rl_tasks.command_line import Parser, boolean, number
 from experiment.errors import RunError
 from experiment.loggers import LOGGERS
@@ -25,7 +25,11 @@ from utils import Policy, Range
 
 POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
 # Where environments, datasets and scores come from.
-BACKENDS: dict[str, ModuleType] = {"d4rl_tasks": d4rl_tasks, "d4rl": original}
+BACKENDS: dict[str, ModuleType] = {
+    "d4rl_tasks": d4rl_tasks,
+    "d4rl": original,
+    "minari": minari_tasks,
+}
 DEFAULT_POLICY = "DMPO_ant"
 
 
@@ -132,13 +136,13 @@ def policy_name(text: str) -> str:
 def _add_run_options(parser: Parser) -> None:
     add = _adder(parser, "run")
     add("--policy", policy_name, DEFAULT_POLICY, ", ".join(POLICIES))
-    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task")
+    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or a Minari dataset")
     add("--source", str, "auto", "dataset: auto, d4rl, synthetic, minari:ID or a path")
     add(
         "--backend",
         str,
         "d4rl_tasks",
-        "d4rl: environments, datasets and scores of gym and d4rl",
+        "where --env is looked up; d4rl: in gym and d4rl; minari: among Minari's datasets",
         choices=BACKENDS,
     )
     add("--seed", number(int, 0, 2**31), 1, "of everything that is random")

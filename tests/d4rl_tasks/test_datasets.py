@@ -845,3 +845,5 @@ def test_names_with_d4rls_prefix_and_d4rls_other_tasks():
     for name in ("maze2d-umaze-v1", "pen-human-v1", "kitchen-complete-v0"):
         with pytest.raises(D4RLTaskError, match="--backend d4rl has it"):
             d4rl_tasks.get_task(name)
+    with pytest.raises(D4RLTaskError, match="needs --backend minari"):
+        d4rl_tasks.get_task("mujoco/hopper/expert-v0")

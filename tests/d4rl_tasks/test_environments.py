@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -40,12 +41,31 @@ def test_there_are_86_tasks_all_registered():
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_check_env_and_sizes(name):
     environment = gymnasium.make(f"d4rl/{name}")
-    check_env(environment.unwrapped, skip_render_check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(environment.unwrapped, skip_render_check=True)
     task = d4rl_tasks.get_task(name)
     observation, action = SIZES.get(task.robot, (29, 8))
     assert environment.observation_space.shape == (observation,)
     assert environment.action_space.shape == (action,)
     assert environment.spec.max_episode_steps == task.max_episode_steps
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_all_that_a_vector_environment_returns_is_in_its_spaces(name):
+    environment = d4rl_tasks.make_vec(name, 2)
+    observations, _ = environment.reset(seed=[0, 1])
+    environment.action_space.seed(0)
+    for _ in range(20):
+        assert observations in environment.observation_space
+        assert all(one in environment.single_observation_space for one in observations)
+        observations, rewards, terminated, truncated, _ = environment.step(
+            environment.action_space.sample()
+        )
+        assert rewards.shape == (2,) and rewards.dtype == np.float64
+        assert terminated.dtype == truncated.dtype == bool
+    environment.close()
 
 
 def roll(environment, seed, steps=50):

@@ -1,0 +1,278 @@
+"""Minari's datasets behind the same functions as this package's own tasks.
+
+    from d4rl_tasks import minari_tasks
+
+    dataset = minari_tasks.load_dataset("mujoco/walker2d/expert-v0")
+    episodes = minari_tasks.make_vec("mujoco/walker2d/expert-v0", 10)
+
+A task's name is a dataset's; the environment is the one that the dataset names for evaluations.
+Actions are scaled to [-1, 1].
+
+A score is 0 for the dataset's `ref_min_score` and 1 for its `ref_max_score`. Minari's own datasets
+of MuJoCo have neither (https://github.com/Farama-Foundation/Minari/issues/323): then 0 is the mean
+return of a random policy, and 1 the highest return of an episode in the dataset.
+"""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+
+from d4rl_tasks.command_line import printable
+from d4rl_tasks.datasets import Dataset, minari_transitions
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.tasks import Task
+
+RANDOM_EPISODES = 20
+# These register environments of Minari's own datasets when they are imported.
+PACKAGES = ("gymnasium_robotics", "minigrid")
+
+
+@contextlib.contextmanager
+def _minari_errors(name: str) -> Iterator[None]:
+    """Neither Minari nor environments have an exception class of their own."""
+    try:
+        yield
+    except D4RLTaskError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise D4RLTaskError(
+            f"Minari dataset {name} cannot be used ({reason}): 'minari list local' lists those on "
+            "this machine, 'minari list remote' those to download"
+        ) from error
+
+
+def _unusable(name: str, problem: str) -> D4RLTaskError:
+    return D4RLTaskError(f"Minari dataset {name} {problem}: give another one")
+
+
+@cache
+def _stored(name: str) -> Any:
+    """The dataset, downloaded by Minari if it is not on this machine."""
+    try:
+        minari = importlib.import_module("minari")
+    except ImportError as error:
+        raise D4RLTaskError(
+            f"--backend minari needs Minari ({error}): pip install 'minari[hdf5]'"
+        ) from error
+    with _minari_errors(name):
+        stored = minari.load_dataset(name, download=True)
+        spaces = {"observations": stored.observation_space, "actions": stored.action_space}
+    for key, space in spaces.items():
+        if not (isinstance(space, Box) and len(space.shape) == 1):
+            raise _unusable(name, f"has {key} in {space}: a flat Box is needed")
+    if not spaces["actions"].is_bounded():
+        raise _unusable(name, "has actions without bounds, which cannot be scaled")
+    return stored
+
+
+def _environment_spec(name: str) -> EnvSpec:
+    """The environment's spec, if it is one that an installed package has registered.
+
+    A spec names any function and its arguments: one that is only in a file is not called.
+    """
+    stored = _stored(name)
+    with _minari_errors(name):
+        of_evaluations = stored.storage.metadata.get("eval_env_spec")
+        spec = EnvSpec.from_json(of_evaluations) if of_evaluations else stored.env_spec
+    if spec is None:
+        raise _unusable(name, "names no environment, so nothing can be evaluated")
+    for package in PACKAGES:
+        with contextlib.suppress(ImportError):
+            gymnasium.register_envs(importlib.import_module(package))
+    registered = gymnasium.registry.get(spec.id)
+    if registered is None or registered.entry_point != spec.entry_point or spec.additional_wrappers:
+        problem = f"names an environment, {spec.id}, that no installed package has registered so"
+        raise _unusable(name, problem)
+    return spec
+
+
+def make(name: str, **kwargs) -> gymnasium.Env:
+    """The dataset's environment, with its time limit, in its own range of actions.
+
+    Args:
+        name: a Minari dataset.
+        kwargs: for `gymnasium.make`, such as `render_mode="rgb_array"`.
+
+    Raises:
+        D4RLTaskError: there is no such dataset, or its environment cannot be made.
+    """
+    spec = _environment_spec(name)
+    with _minari_errors(name):
+        return gymnasium.make(spec, **kwargs)
+
+
+def _scaled(actions: np.ndarray, space: Box) -> np.ndarray:
+    """Actions of a space, (..., A) float32, in [-1, 1]."""
+    if (space.low == -1).all() and (space.high == 1).all():
+        return actions
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return (2 * (actions - low) / (high - low) - 1).astype(np.float32)
+
+
+def _unscaled(actions: np.ndarray, space: Box) -> np.ndarray:
+    """The inverse of `_scaled`, in the dtype of the space."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    scaled = np.clip(actions, -1, 1).astype(np.float64)
+    if not ((low == -1).all() and (high == 1).all()):
+        scaled = low + (scaled + 1) / 2 * (high - low)
+    return scaled.astype(space.dtype)
+
+
+@cache
+def get_task(name: str) -> Task:
+    """A dataset as a task: its time limit and reference returns.
+
+    Raises:
+        D4RLTaskError: Minari or the dataset is missing, or it cannot be used: its observations or
+            actions are not flat and continuous, or it names no registered environment.
+    """
+    spec = _environment_spec(name)
+    low, high = _reference_returns(name)
+    return Task(
+        name=name,
+        robot=spec.id,
+        quality="",
+        url="",
+        ref_min_score=low,
+        ref_max_score=high,
+        max_episode_steps=spec.max_episode_steps or 0,
+    )
+
+
+def _reference_returns(name: str) -> tuple[float, float]:
+    stored = _stored(name)
+    with _minari_errors(name):
+        stated = [stored.storage.metadata.get(f"ref_{one}_score") for one in ("min", "max")]
+        best = max((float(one.rewards.sum()) for one in stored.iterate_episodes()), default=0.0)
+    if None not in stated:
+        low, high = map(float, stated)
+    else:
+        low, high = _random_return(name), best
+        print(
+            f"NOTE: {printable(name)} has no reference returns: a score of 0 is the mean return of "
+            f"a random policy ({low:.1f}, {RANDOM_EPISODES} episodes), 1 the highest in the "
+            f"dataset ({high:.1f})",
+            file=sys.stderr,
+        )
+    if not low < high:
+        problem = f"has no return above that of a score of 0 ({low:.1f}), so there are no scores"
+        raise _unusable(name, problem)
+    return low, high
+
+
+def _random_return(name: str) -> float:
+    """Mean return of uniformly random actions: the same for every run."""
+    returns = []
+    with contextlib.closing(make(name)) as environment, _minari_errors(name):
+        environment.action_space.seed(0)
+        for seed in range(RANDOM_EPISODES):
+            environment.reset(seed=seed)
+            returns.append(0.0)
+            is_over = False
+            while not is_over:
+                _, reward, terminated, truncated, _ = environment.step(
+                    environment.action_space.sample()
+                )
+                returns[-1] += float(reward)
+                is_over = terminated or truncated
+    return float(np.mean(returns))
+
+
+def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
+    """Load a dataset's transitions.
+
+    Args:
+        name: a Minari dataset, such as "mujoco/walker2d/expert-v0".
+        source: "auto" is the only one.
+
+    Raises:
+        D4RLTaskError: as `get_task`, or there is no transition, or values are not finite.
+    """
+    if str(source) != "auto":
+        raise D4RLTaskError(f"--backend minari takes the dataset of its task: omit source {source}")
+    stored = _stored(name)
+    with _minari_errors(name):
+        arrays = minari_transitions(name, stored)
+        arrays["actions"] = _scaled(arrays["actions"], stored.action_space)
+        return Dataset(
+            **arrays,
+            name=name,
+            source=f"minari:{name}",
+            path=Path(stored.storage.data_path),
+            synthetic=bool(stored.storage.metadata.get("synthetic", False)),
+            sha256=None,
+            size=None,
+        )
+
+
+def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
+    """Scores of undiscounted returns, any shape: see the module's docstring."""
+    task = get_task(name)
+    span = task.ref_max_score - task.ref_min_score
+    return (np.asarray(returns, dtype=np.float64) - task.ref_min_score) / span
+
+
+class Episodes:
+    """Episodes of one dataset's environment, with the interface of `LockstepVectorEnv`.
+
+    A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
+
+    Args:
+        name: a Minari dataset.
+        num_envs: how many episodes.
+    """
+
+    def __init__(self, name: str, num_envs: int):
+        self.task = get_task(name)
+        self.num_envs = num_envs
+        self.environments = [make(name) for _ in range(num_envs)]
+        self._actions = _stored(name).action_space
+        self._observations = np.zeros((num_envs, *_stored(name).observation_space.shape))
+        self.active = np.zeros(num_envs, dtype=bool)
+
+    def reset(self, *, seed: list[int]) -> tuple[np.ndarray, dict]:
+        """Reset all episodes, each from its seed.
+
+        Returns:
+            observations (num_envs, observation size) float64, and an empty dict.
+        """
+        for index, (environment, one) in enumerate(zip(self.environments, seed, strict=True)):
+            self._observations[index], _ = environment.reset(seed=one)
+        self.active[:] = True
+        return self._observations.copy(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Apply actions, (num_envs, A) in [-1, 1]; as `LockstepVectorEnv.step`."""
+        scaled = _unscaled(actions, self._actions)
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
+        for index in np.flatnonzero(self.active):
+            self._observations[index], rewards[index], terminated[index], truncated[index], _ = (
+                self.environments[index].step(scaled[index])
+            )
+        self.active &= ~(terminated | truncated)
+        return self._observations.copy(), rewards, terminated, truncated, {}
+
+    def close(self) -> None:
+        """Close all environments."""
+        for environment in self.environments:
+            environment.close()
+
+
+def make_vec(name: str, num_envs: int) -> Episodes:
+    """Make `num_envs` episodes of a dataset's environment."""
+    if num_envs < 1:
+        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
+    return Episodes(name, num_envs)
