@@ -1,15 +1,17 @@
 """The measurements' own arithmetic."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 from programs import exit_code
 
 import d4rl_tasks
-from benchmarks import against_jax, evaluation, published_returns, scale
+from benchmarks import against_jax, evaluation, published_returns, run, scale
 from benchmarks.train_step import make_buffer
 from d4rl_tasks.synthetic.behaviours import FOLDER, read_manifest
+from utils import Policy
 
 
 def test_the_recorded_actions_keep_every_episode_going_to_its_end():
@@ -83,3 +85,14 @@ def test_a_step_in_jax_is_a_step_of_ours(name, monkeypatch):
     monkeypatch.setattr(against_jax, "td_target", lambda batch, *_: batch["reward"])
     with pytest.raises(AssertionError):
         against_jax.check(against_jax.make_ours(name), buffer)
+
+
+def test_the_parts_of_a_run_add_up_and_are_timed_no_longer(tmp_path):
+    start = time.perf_counter()
+    seconds = run.measure("IQL", 60, tmp_path, transitions=300)
+    whole = time.perf_counter() - start
+    assert seconds.keys() == (run.PARTS.keys() - {"run"}) | {"rest"}
+    assert all(0 < part < whole for part in seconds.values())
+    assert sum(seconds.values()) < whole
+    assert not hasattr(Policy.train, "__wrapped__")
+    assert "| train steps | " in run.table(seconds)

@@ -219,10 +219,13 @@ def test_without_onednn_the_products_are_those_of_pytorchs_layers(monkeypatch):
     assert not products.is_onednn(torch.ones(2))
 
 
-def test_a_measurement_ends():
-    products.use(before := products.library())
-    assert products._faster_library() in LIBRARIES
-    assert products.library() == before
+def test_a_measurement_leaves_the_number_of_threads():
+    torch.set_num_threads(2)
+    try:
+        assert products._faster_library() in LIBRARIES
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
