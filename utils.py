@@ -169,7 +169,7 @@ class MLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(..., I) each -> (..., output_dim)."""
-        if self._is_plain and products.is_onednn(inputs[0]):
+        if self._is_plain and products.applies_to(inputs[0]):
             return products.mlp(self._linears, inputs)
         return self.rest(self.first(*inputs))
 
@@ -415,7 +415,6 @@ class Policy:
         self.device = torch.device(device)
         self.total_it = 0
         keep_freed_memory()
-        products.library()  # now, and not within the first step
 
     @staticmethod
     def training_rewards(rewards: np.ndarray, is_antmaze: bool) -> np.ndarray:

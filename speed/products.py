@@ -38,12 +38,12 @@ def use(name: Library) -> None:
     _library = name
 
 
-def is_onednn(tensor: Tensor) -> bool:
-    """Whether oneDNN multiplies such a tensor (not under `torch.backends.mkldnn.flags(False)`)."""
+def applies_to(tensor: Tensor) -> bool:
+    """Whether `mlp` takes such a tensor (not under `torch.backends.mkldnn.flags(False)`)."""
     if torch.compiler.is_compiling():  # the compiler chooses by itself
         return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return is_cpu_float and _has_onednn() and library() == "oneDNN"
+    return is_cpu_float and _has_onednn()
 
 
 def _has_onednn() -> bool:
@@ -65,8 +65,8 @@ def _faster_library() -> Library:
         F.linear(rows.t(), rows.t())
 
     def by_onednn() -> None:
-        linear(rows, weight, bias)
-        linear(rows.t(), rows.t(), None)
+        _onednn(rows, weight, bias)
+        _onednn(rows.t(), rows.t(), None)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,10 +102,17 @@ def mlp(linears: Sequence[nn.Linear], inputs: Sequence[Tensor]) -> Tensor:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
     """F.linear, then a ReLU if asked to: (..., I), (O, I), (O,) -> (..., O). Has no gradient."""
-    if input.numel() // input.shape[-1] * weight.numel() <= FEW_MULTIPLICATIONS:
-        output = F.linear(input, weight, bias)
-        return output.relu_() if relu else output
-    activation = "relu" if relu else "none"
+    is_small = input.numel() // input.shape[-1] * weight.numel() <= FEW_MULTIPLICATIONS
+    if not is_small and library() == "oneDNN":
+        return _onednn(input, weight, bias, "relu" if relu else "none")
+    if relu and bias is not None and not is_small:
+        rows = torch._addmm_activation(bias, input.flatten(0, -2), weight.t())
+        return rows.view(*input.shape[:-1], -1)
+    output = F.linear(input, weight, bias)
+    return output.relu_() if relu else output
+
+
+def _onednn(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(
         without_gaps(input), without_gaps(weight), bias, activation, [], ""
     )
