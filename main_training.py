@@ -70,7 +70,9 @@ class Training:
             own = run_name(make_settings(options, dataset, None), dataset, self.options.name)
             given = MODELS / f"{own}.safetensors"
         if given and not Path(given).is_file():
-            raise RunError(f"there is no model {given}: give the path of a .safetensors file")
+            raise RunError(
+                f"the model {given} does not exist: give the path of a .safetensors file"
+            )
         return Path(given) if given else None
 
     def train(self) -> None:

@@ -184,7 +184,7 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     """The grid; antmaze gets the paper's scale of 5, unless --scale is given.
 
     Raises:
-        SweepError, D4RLTaskError: the grid is empty, or there is no such task.
+        SweepError, D4RLTaskError: the grid is empty, or a task is unknown.
     """
     dimensions = make_dimensions(others)
     policies = arguments.policies or (POLICIES if arguments.paper else ())

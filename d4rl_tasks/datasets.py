@@ -91,7 +91,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
             "minari:<dataset id>": a Minari dataset that is on this machine.
 
     Raises:
-        D4RLTaskError: there is no such task, source or file, the download fails, or the data are
+        D4RLTaskError: the task, source or file does not exist, the download fails, or the data are
             not what the task needs. A file with the name of D4RL's but another content is kept but
             not used, unless its path is given.
     """

@@ -366,7 +366,7 @@ def make(name: str, **kwargs) -> gymnasium.Env:
         kwargs: as `D4RLEnv`'s (`goal_seed`, `render_mode`, ...).
 
     Raises:
-        D4RLTaskError: there is no such task.
+        D4RLTaskError: the task is unknown.
     """
     task = get_task(name.removeprefix("d4rl/"))
     # The spec, not its id: for an id that ends in -v0 gymnasium would advise to "upgrade" to -v2.

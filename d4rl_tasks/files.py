@@ -30,7 +30,7 @@ def dataset_folder() -> Path:
         return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
     except RuntimeError as error:
         raise D4RLTaskError(
-            "there is no home folder for datasets: set D4RL_DATASET_DIR to a folder"
+            "the home folder is unknown: set D4RL_DATASET_DIR to a folder for datasets"
         ) from error
 
 
@@ -60,7 +60,7 @@ def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise D4RLTaskError(f"there is no file {path}: check the path") from error
+        raise D4RLTaskError(f"{path} does not exist: check the path") from error
     except OSError as error:
         raise D4RLTaskError(
             f"cannot read {path} ({error.strerror or error}): give a file that you may read"

@@ -104,7 +104,7 @@ def make(name: str, **kwargs) -> gymnasium.Env:
         kwargs: for `gymnasium.make`, such as `render_mode="rgb_array"`.
 
     Raises:
-        D4RLTaskError: there is no such dataset, or its environment cannot be made.
+        D4RLTaskError: the dataset does not exist, or its environment cannot be made.
     """
     spec = _environment_spec(name)
     with _minari_errors(name):
@@ -165,7 +165,7 @@ def _reference_returns(name: str) -> tuple[float, float]:
             file=sys.stderr,
         )
     if not low < high:
-        problem = f"has no return above that of a score of 0 ({low:.1f}), so there are no scores"
+        problem = f"has no return above {low:.1f}, a score of 0: scores cannot be computed"
         raise _unusable(name, problem)
     return low, high
 
@@ -196,7 +196,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         source: "auto" is the only one.
 
     Raises:
-        D4RLTaskError: as `get_task`, or there is no transition, or values are not finite.
+        D4RLTaskError: as `get_task`, or the dataset is empty or holds values that are not finite.
     """
     if str(source) != "auto":
         raise D4RLTaskError(f"--backend minari takes the dataset of its task: omit source {source}")

@@ -83,7 +83,7 @@ def get_task(name: str) -> Task:
     """Look a task up in gym's registry: its time limit, dataset and reference scores are d4rl's.
 
     Raises:
-        D4RLTaskError: the packages are missing, or there is no such task, or it has no dataset, no
+        D4RLTaskError: the packages are missing, or the task is unknown, or it has no dataset, no
             reference scores or its observations or actions are not flat and continuous.
     """
     spec = _spec(name)
@@ -125,7 +125,7 @@ def make(name: str, goal_seed: int = 0):
     try:
         with _seeded_numpy(goal_seed), _prints_to_stderr():
             return gym.make(name)
-    except Exception as error:  # there is no class for what can be wrong
+    except Exception as error:  # gym and d4rl raise many classes
         reason = " ".join(str(error).split())
         raise D4RLTaskError(f"gym cannot make {name} ({reason})") from error
 

@@ -70,7 +70,7 @@ def get_task(name: str) -> Task:
     """Look a task up by D4RL's name.
 
     Raises:
-        D4RLTaskError: there is no such task; the message names the nearest ones.
+        D4RLTaskError: the task is unknown; the message suggests similar names.
     """
     task = _table().get(name.removeprefix("d4rl/"))
     if task is None:

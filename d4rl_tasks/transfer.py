@@ -36,7 +36,7 @@ class TransferError(Exception):
 
 
 class _InterruptedError(Exception):
-    """A transfer ended early; another attempt goes on where it stopped."""
+    """A transfer ended early; the next attempt resumes where it stopped."""
 
 
 @dataclass(frozen=True)

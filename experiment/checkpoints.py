@@ -45,7 +45,7 @@ class Checkpoints:
                 newest.replace(previous)
 
     def read(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest file that is whole, and its content; None if there is no file.
+        """The newest file that is whole, and its content; None without any file.
 
         A damaged newest file is named on stderr and set aside, so that the next `write` does not
         put it in the place of the good one.

@@ -150,7 +150,7 @@ def _optimizer_difference(optimizer: Optimizer, state: Any, where: str) -> str |
     for index, moments in state["state"].items():
         place = f"{where}.state.{index}"
         if type(index) is not int or not 0 <= index < len(parameters):
-            return f"{place}: there is no such parameter"
+            return f"{place}: the policy has no such parameter"
         problem = _moments_difference(parameters[index], moments, place)
         if problem:
             return problem

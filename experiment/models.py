@@ -155,7 +155,7 @@ def load_weights(path: Path, policy: Policy) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise RunError(
-            f"there is no model {path}: main_training.py writes models/<run>.safetensors"
+            f"the model {path} does not exist: main_training.py writes models/<run>.safetensors"
         )
     if path.suffix == ".pt":
         raise RunError(f"{path} is a model of an older version: train it again")

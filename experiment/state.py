@@ -59,7 +59,8 @@ class RunState:
         """Restore what `state_dict` returned, read from the file `path`.
 
         Raises:
-            RunError: it is of other settings, another version of the source, or another device.
+            RunError: it was written with other settings, by another version of the source, or on
+                another device.
         """
         saved = state.get("settings")
         changed = differences(saved if isinstance(saved, dict) else {}, self.settings)

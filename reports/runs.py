@@ -126,10 +126,12 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
         the finished runs, and a line for each run that is left out, and why.
 
     Raises:
-        ReportError: there are no runs.
+        ReportError: no finished run was found.
     """
     if not folder.is_dir():
-        raise ReportError(f"there is no folder {folder}: give the one main_training.py wrote to")
+        raise ReportError(
+            f"the folder {folder} does not exist: give the one main_training.py wrote to"
+        )
     runs, left_out = [], []
     for path in _configs(folder):
         try:

@@ -146,7 +146,7 @@ def test_an_option_of_another_policy_is_ignored_with_a_warning(hopper, capsys):
         (["--device_id", "99"], "GPUs"),
         (["--seed", "-1"], "seed"),
         (["--load_model", "nowhere.pt"], "nowhere.pt"),
-        (["--load_model", "default"], "no model"),
+        (["--load_model", "default"], ".safetensors does not exist: give"),
         (["--name", "../up"], "letters"),
         (["--unknown", "1"], "--unknown"),
     ],

@@ -50,7 +50,7 @@ def behaviours_of(task: Task) -> list[Behaviour | None]:
     """The behaviours whose transitions make up a task's dataset, in their order in the file.
 
     Raises:
-        D4RLTaskError: there are none for this robot.
+        D4RLTaskError: this robot has none.
     """
     if task.robot == "antmaze":
         return [load_behaviour(ANTMAZE_BEHAVIOUR)]
@@ -370,7 +370,9 @@ def _generate(options: argparse.Namespace) -> None:
     if out.exists():
         raise D4RLTaskError(f"{out} exists already: give another file with --out")
     if options.out and not out.parent.is_dir():
-        raise D4RLTaskError(f"there is no folder {out.parent}: create it, or give another --out")
+        raise D4RLTaskError(
+            f"the folder {out.parent} does not exist: create it, or give another --out"
+        )
     statistics = generate(options.task, out, options.transitions, options.seed, options.behaviour)
     print(describe(out, statistics))
 

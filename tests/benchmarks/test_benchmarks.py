@@ -59,7 +59,7 @@ def test_published_returns_of_our_own_behaviours(tmp_path, capsys):
     ("names", "text", "words"),
     [
         ([], "{}", "has no files"),
-        (["hopper_1.npz"], None, "there is no file"),
+        (["hopper_1.npz"], None, "published_returns.json does not exist"),
         (["hopper_1.npz"], "{}", "no entry 'hopper_online_1'"),
         (["hopper_1.npz"], "[1]", "not a table of published returns"),
         (["hopper_1.npz"], "[" * 10_000, "not a table of published returns"),

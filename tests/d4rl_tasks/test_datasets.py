@@ -264,14 +264,14 @@ def test_a_synthetic_that_does_not_say_so_is_announced_too(folder, capsys):
 
 def test_neither_a_download_nor_a_synthetic_dataset(monkeypatch):
     def generate(task_name, out):
-        raise D4RLTaskError("there is no behaviour for ant")
+        raise D4RLTaskError("ant has no behaviour")
 
     monkeypatch.setitem(
         sys.modules, "d4rl_tasks.synthetic.generate", SimpleNamespace(generate=generate)
     )
-    message = fails("not available either: there is no behaviour for ant", name="ant-medium-v2")
+    message = fails("not available either: ant has no behaviour", name="ant-medium-v2")
     assert "cannot be reached" in message and "D4RL_MIRROR" in message
-    message = fails("there is no behaviour for ant", "synthetic", name="ant-medium-v2")
+    message = fails("ant has no behaviour", "synthetic", name="ant-medium-v2")
     assert "download" not in message
 
 
@@ -390,7 +390,7 @@ def test_a_damaged_compressed_chunk(tmp_path):
 
 def test_no_file_and_a_folder(tmp_path):
     (tmp_path / "folder.hdf5").mkdir()
-    fails("there is no file .*nowhere.h5", tmp_path / "nowhere.h5")
+    fails("nowhere.h5 does not exist", tmp_path / "nowhere.h5")
     fails("cannot read .*folder.hdf5.*Is a directory", tmp_path / "folder.hdf5")
 
 
@@ -757,7 +757,7 @@ def test_a_dataset_reads_like_d4rls_dict(tmp_path):
 
 
 def test_a_missing_file_is_called_missing(tmp_path):
-    assert fails("there is no file .*: check the path", tmp_path / "nowhere.hdf5")
+    assert fails("nowhere.hdf5 does not exist: check the path", tmp_path / "nowhere.hdf5")
 
 
 def shuffled(columns, seed=1):

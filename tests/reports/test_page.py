@@ -38,7 +38,7 @@ def browse(page, script="", *options, hash=""):
     """Run a script in a page in headless Chromium; returns the document it leaves."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        pytest.skip("there is no Chromium: " + ", ".join(BROWSERS))
+        pytest.skip("Chromium is not installed: " + ", ".join(BROWSERS))
     copy = page.with_name("browsed.html")
     text = page.read_text()
     if script:  # the page's policy allows no other script
