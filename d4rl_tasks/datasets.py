@@ -223,8 +223,7 @@ def _load_minari(task: Task, source: str) -> Dataset:
     try:
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
-        arrays = minari_transitions(source, stored)
-        synthetic = bool(stored.storage.metadata.get("synthetic", False))
+        return minari_dataset(task.name, source, stored)
     except D4RLTaskError:
         raise
     except Exception as error:  # Minari has no exception class of its own
@@ -232,12 +231,16 @@ def _load_minari(task: Task, source: str) -> Dataset:
         raise D4RLTaskError(
             f"Minari cannot load {source} ({reason}): 'minari list local' lists your datasets"
         ) from error
+
+
+def minari_dataset(name: str, source: str, stored) -> Dataset:
+    """The transitions of a dataset that Minari has loaded, under a task's name."""
     return Dataset(
-        **arrays,
-        name=task.name,
+        **_minari_transitions(source, stored),
+        name=name,
         source=source,
         path=Path(stored.storage.data_path),
-        synthetic=synthetic,
+        synthetic=bool(stored.storage.metadata.get("synthetic", False)),
         sha256=None,
         size=None,
     )
@@ -254,7 +257,7 @@ def _check_spaces(task: Task, source: str, stored) -> None:
             raise UnusableDatasetError(source, problem)
 
 
-def minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
+def _minari_transitions(source: str, stored) -> dict[str, np.ndarray]:
     """Minari's episodes hold T + 1 observations, so a step cut by a time limit has its next one."""
     if stored.total_steps == 0:
         raise UnusableDatasetError(source, "holds no transition")

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from d4rl_tasks.episodes import check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import choose_renderer
@@ -375,8 +376,7 @@ def make(name: str, **kwargs) -> gymnasium.Env:
 
 def make_vec(name: str, num_envs: int, **kwargs) -> LockstepVectorEnv:
     """Make `num_envs` episodes of a task in lockstep; `kwargs` as `LockstepVectorEnv`'s."""
-    if num_envs < 1:
-        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
+    check_count(num_envs)
     return LockstepVectorEnv(name.removeprefix("d4rl/"), num_envs, **kwargs)
 
 

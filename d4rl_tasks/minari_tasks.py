@@ -14,6 +14,7 @@ return of a random policy, and 1 the highest return of an episode in the dataset
 """
 
 import contextlib
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.datasets import Dataset, minari_transitions
+from d4rl_tasks.datasets import Dataset, minari_dataset
+from d4rl_tasks.episodes import Episodes, check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.tasks import Task
 
@@ -202,30 +204,17 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         raise D4RLTaskError(f"--backend minari takes the dataset of its task: omit source {source}")
     stored = _stored(name)
     with _minari_errors(name):
-        arrays = minari_transitions(name, stored)
-        arrays["actions"] = _scaled(arrays["actions"], stored.action_space)
-        return Dataset(
-            **arrays,
-            name=name,
-            source=f"minari:{name}",
-            path=Path(stored.storage.data_path),
-            synthetic=bool(stored.storage.metadata.get("synthetic", False)),
-            sha256=None,
-            size=None,
-        )
+        found = minari_dataset(name, f"minari:{name}", stored)
+        return dataclasses.replace(found, actions=_scaled(found.actions, stored.action_space))
 
 
 def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
     """Scores of undiscounted returns, any shape: see the module's docstring."""
-    task = get_task(name)
-    span = task.ref_max_score - task.ref_min_score
-    return (np.asarray(returns, dtype=np.float64) - task.ref_min_score) / span
+    return get_task(name).normalized_score(returns)
 
 
-class Episodes:
-    """Episodes of one dataset's environment, with the interface of `LockstepVectorEnv`.
-
-    A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
+class MinariEpisodes(Episodes):
+    """Episodes of one dataset's environment; actions are in [-1, 1].
 
     Args:
         name: a Minari dataset.
@@ -233,46 +222,23 @@ class Episodes:
     """
 
     def __init__(self, name: str, num_envs: int):
-        self.task = get_task(name)
-        self.num_envs = num_envs
-        self.environments = [make(name) for _ in range(num_envs)]
         self._actions = _stored(name).action_space
-        self._observations = np.zeros((num_envs, *_stored(name).observation_space.shape))
-        self.active = np.zeros(num_envs, dtype=bool)
+        (size,) = _stored(name).observation_space.shape
+        super().__init__(get_task(name), [make(name) for _ in range(num_envs)], size)
 
-    def reset(self, *, seed: list[int]) -> tuple[np.ndarray, dict]:
-        """Reset all episodes, each from its seed.
+    def _reset_one(self, environment: gymnasium.Env, seed: int) -> np.ndarray:
+        return environment.reset(seed=seed)[0]
 
-        Returns:
-            observations (num_envs, observation size) float64, and an empty dict.
-        """
-        for index, (environment, one) in enumerate(zip(self.environments, seed, strict=True)):
-            self._observations[index], _ = environment.reset(seed=one)
-        self.active[:] = True
-        return self._observations.copy(), {}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Apply actions, (num_envs, A) in [-1, 1]; as `LockstepVectorEnv.step`."""
-        scaled = _unscaled(actions, self._actions)
-        rewards = np.zeros(self.num_envs)
-        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
-        for index in np.flatnonzero(self.active):
-            self._observations[index], rewards[index], terminated[index], truncated[index], _ = (
-                self.environments[index].step(scaled[index])
-            )
-        self.active &= ~(terminated | truncated)
-        return self._observations.copy(), rewards, terminated, truncated, {}
-
-    def close(self) -> None:
-        """Close all environments."""
-        for environment in self.environments:
-            environment.close()
+    def _step_one(
+        self, environment: gymnasium.Env, action: np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool]:
+        observation, reward, terminated, truncated, _ = environment.step(
+            _unscaled(action, self._actions)
+        )
+        return observation, float(reward), terminated, truncated
 
 
-def make_vec(name: str, num_envs: int) -> Episodes:
+def make_vec(name: str, num_envs: int) -> MinariEpisodes:
     """Make `num_envs` episodes of a dataset's environment."""
-    if num_envs < 1:
-        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
-    return Episodes(name, num_envs)
+    check_count(num_envs)
+    return MinariEpisodes(name, num_envs)

@@ -27,6 +27,7 @@ import numpy as np
 
 from d4rl_tasks import datasets, tasks
 from d4rl_tasks.datasets import Dataset
+from d4rl_tasks.episodes import Episodes, check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import checksum, read_errors
 from d4rl_tasks.tasks import Task
@@ -241,11 +242,10 @@ def _idle_environments(name: str, goal_seed: int) -> list:
     return []
 
 
-class Episodes:
-    """Episodes of one task side by side, with the interface of `LockstepVectorEnv`.
+class OriginalEpisodes(Episodes):
+    """Episodes of one of d4rl's tasks.
 
-    A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
-    `close` keeps the environments for the next `Episodes` of the same task.
+    `close` keeps the environments for the next episodes of the same task.
 
     Args:
         name: a task's name.
@@ -254,56 +254,28 @@ class Episodes:
     """
 
     def __init__(self, name: str, num_envs: int, goal_seed: int = 0):
-        self.task = get_task(name)
-        self.num_envs = num_envs
         self._idle = _idle_environments(name, goal_seed)
-        self.environments = [
+        environments = [
             self._idle.pop() if self._idle else make(name, goal_seed) for _ in range(num_envs)
         ]
-        size = self.environments[0].observation_space.shape[0]
-        self._observations = np.zeros((num_envs, size))
-        self._terminated = np.zeros(num_envs, dtype=bool)
-        self._truncated = np.zeros(num_envs, dtype=bool)
+        size = environments[0].observation_space.shape[0]
+        super().__init__(get_task(name), environments, size)
 
-    @property
-    def active(self) -> np.ndarray:
-        """(num_envs,) bool: the episodes that still run."""
-        return ~(self._terminated | self._truncated)
+    def _reset_one(self, environment: Any, seed: int) -> np.ndarray:
+        # The innermost: antmaze's wrapper keeps a seed to itself.
+        unwrapped = environment.unwrapped
+        getattr(unwrapped, "wrapped_env", unwrapped).seed(seed)
+        # antmaze v2 and others draw from the global generator.
+        with _seeded_numpy(seed), _prints_to_stderr():
+            return environment.reset()
 
-    def reset(self, *, seed: list[int]) -> tuple[np.ndarray, dict]:
-        """Reset all episodes, each from its seed.
-
-        Returns:
-            observations (num_envs, observation size) float64, and an empty dict.
-        """
-        for index, (environment, one) in enumerate(zip(self.environments, seed, strict=True)):
-            # The innermost: antmaze's wrapper keeps a seed to itself.
-            unwrapped = environment.unwrapped
-            getattr(unwrapped, "wrapped_env", unwrapped).seed(one)
-            # antmaze v2 and others draw from the global generator.
-            with _seeded_numpy(one), _prints_to_stderr():
-                self._observations[index] = environment.reset()
-        self._terminated[:] = False
-        self._truncated[:] = False
-        return self._observations.copy(), {}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Apply actions, (num_envs, A), for one environment step; as `LockstepVectorEnv.step`."""
+    def _step_one(
+        self, environment: Any, action: np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool]:
         # In float32 d4rl would round every action when it scales it to the actuator's range.
-        actions = np.asarray(actions, dtype=np.float64)
-        rewards, running = np.zeros(self.num_envs), self.active.copy()
-        for index in np.flatnonzero(running):
-            environment = self.environments[index]
-            observation, rewards[index], done, info = environment.step(actions[index])
-            self._observations[index] = observation
-            truncated = info.get("TimeLimit.truncated", False)
-            self._truncated[index] = truncated
-            self._terminated[index] = done and not truncated
-        terminated = running & self._terminated
-        truncated = running & self._truncated
-        return self._observations.copy(), rewards, terminated, truncated, {}
+        observation, reward, done, info = environment.step(action.astype(np.float64))
+        truncated = info.get("TimeLimit.truncated", False)
+        return observation, reward, done and not truncated, truncated
 
     def close(self) -> None:
         """Give the environments back."""
@@ -311,8 +283,7 @@ class Episodes:
         self.environments = []
 
 
-def make_vec(name: str, num_envs: int, goal_seed: int = 0) -> Episodes:
+def make_vec(name: str, num_envs: int, goal_seed: int = 0) -> OriginalEpisodes:
     """Make `num_envs` episodes of a task."""
-    if num_envs < 1:
-        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
-    return Episodes(name, num_envs, goal_seed)
+    check_count(num_envs)
+    return OriginalEpisodes(name, num_envs, goal_seed)

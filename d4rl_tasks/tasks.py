@@ -43,6 +43,11 @@ class Task:
         """Name of the dataset file, as D4RL saves it."""
         return self.url.rsplit("/", 1)[1]
 
+    def normalized_score(self, returns: float | np.ndarray) -> np.ndarray:
+        """See the function of that name."""
+        span = self.ref_max_score - self.ref_min_score
+        return (np.asarray(returns, dtype=np.float64) - self.ref_min_score) / span
+
 
 @cache
 def _table() -> dict[str, Task]:
@@ -95,6 +100,4 @@ def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
         float64 array of the same shape, `(returns - ref_min) / (ref_max - ref_min)`
         (Fu et al., D4RL, section 4: https://arxiv.org/abs/2004.07219).
     """
-    task = get_task(name)
-    span = task.ref_max_score - task.ref_min_score
-    return (np.asarray(returns, dtype=np.float64) - task.ref_min_score) / span
+    return get_task(name).normalized_score(returns)

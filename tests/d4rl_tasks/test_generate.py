@@ -220,7 +220,10 @@ def test_following_the_next_cells_leads_to_the_goal():
         (["hopper-expert-v2", "--transitions", "1", "--out", "x.hdf5"], "at least 2"),
         (["hopper-expert-v2", "--seed", "-1", "--out", "x.hdf5"], "at least 0"),
         (["hopper-expert-v2", "--out", "there.hdf5"], "exists"),
-        (["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"], "the folder there.hdf5 does not exist"),
+        (
+            ["hopper-expert-v2", "--out", "there.hdf5/x.hdf5"],
+            "the folder there.hdf5 does not exist",
+        ),
         (["hopper-expert-v2", "--out", "new/x.hdf5"], "the folder new does not exist"),
         (["hopper-expert-v2", "--behaviour", "there.hdf5"], "needs --out"),
         (["hopper-expert-v2", "--behaviour", "no.npz", "--out", "x.hdf5"], "no.npz does not exist"),

@@ -1,0 +1,80 @@
+"""Episodes whose environments step one after the other, used as `LockstepVectorEnv` is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.tasks import Task
+
+
+class Episodes:
+    """Episodes of one task side by side; subclasses say how one environment resets and steps.
+
+    A finished episode stands still (its reward is 0, its last observation stays) until `reset`.
+
+    Args:
+        task: of all episodes.
+        environments: one for each episode.
+        observation_size: S.
+
+    Attributes:
+        active: (num_envs,) bool, the episodes that still run.
+    """
+
+    def __init__(self, task: Task, environments: Sequence[Any], observation_size: int):
+        self.task = task
+        self.environments = list(environments)
+        self.num_envs = len(self.environments)
+        self.active = np.zeros(self.num_envs, dtype=bool)
+        self._observations = np.zeros((self.num_envs, observation_size))
+
+    def reset(self, *, seed: Sequence[int]) -> tuple[np.ndarray, dict]:
+        """Reset all episodes, each from its seed.
+
+        Returns:
+            observations (num_envs, S) float64, and an empty dict.
+        """
+        for index, (environment, one) in enumerate(zip(self.environments, seed, strict=True)):
+            self._observations[index] = self._reset_one(environment, one)
+        self.active[:] = True
+        return self._observations.copy(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Apply actions, (num_envs, A), for one environment step; as `LockstepVectorEnv.step`."""
+        actions, rewards = np.asarray(actions), np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
+        for index in np.flatnonzero(self.active):
+            self._observations[index], rewards[index], terminated[index], truncated[index] = (
+                self._step_one(self.environments[index], actions[index])
+            )
+        self.active &= ~(terminated | truncated)
+        return self._observations.copy(), rewards, terminated, truncated, {}
+
+    def close(self) -> None:
+        """Close all environments."""
+        for environment in self.environments:
+            environment.close()
+
+    def _reset_one(self, environment: Any, seed: int) -> np.ndarray:
+        """Reset one environment; returns its observation, (S,)."""
+        raise NotImplementedError
+
+    def _step_one(
+        self, environment: Any, action: np.ndarray
+    ) -> tuple[np.ndarray, float, bool, bool]:
+        """Step one environment; returns observation, reward, terminated, truncated."""
+        raise NotImplementedError
+
+
+def check_count(num_envs: int) -> None:
+    """Check how many environments are asked for.
+
+    Raises:
+        D4RLTaskError: none.
+    """
+    if num_envs < 1:
+        raise D4RLTaskError(f"num_envs is {num_envs}: at least one environment is needed")
