@@ -26,7 +26,8 @@ from utils import Policy, ReplayBuffer, RunSpec
 TRANSITIONS = 100_000
 STEPS = 8
 PRODUCTS = {"mkldnn::_linear_pointwise"} | {
-    f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv")
+    f"aten::{name}"
+    for name in ("mm", "addmm", "_addmm_activation", "bmm", "baddbmm", "mv", "addmv")
 }
 
 
