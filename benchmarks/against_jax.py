@@ -30,6 +30,8 @@ STEPS = 200  # of a scan
 TRAIN_STEPS = 1_000_000  # of the learning rate's schedule
 POLICIES = ("IQL", "AWAC")
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where ours run, also if there is a GPU
+
 State = dict[str, Any]  # of networks, as JAX's arrays, and of optimisers
 Update = Callable[[State, State, Any], tuple[State, dict[str, Any]]]
 

@@ -31,16 +31,16 @@ PRODUCTS = {"mkldnn::_linear_pointwise"} | {
 }
 
 
-def make_buffer(state_dim: int, action_dim: int) -> ReplayBuffer:
+def make_buffer(state_dim: int, action_dim: int, device: str = "cpu") -> ReplayBuffer:
     """Random transitions."""
     rng = np.random.default_rng(0)
     states, next_states = rng.standard_normal((2, TRANSITIONS, state_dim), np.float32)
     actions = np.tanh(rng.standard_normal((TRANSITIONS, action_dim), np.float32))
     rewards = rng.standard_normal(TRANSITIONS, np.float32)
-    return ReplayBuffer(states, actions, next_states, rewards, rewards > 3)
+    return ReplayBuffer(states, actions, next_states, rewards, rewards > 3, device=device)
 
 
-def make_policy(name: str, arguments: argparse.Namespace) -> Policy:
+def make_policy(name: str, arguments: argparse.Namespace, device: str = "cpu") -> Policy:
     """A policy with the sizes asked for; DMPO_ant has a hidden layer more."""
     module = importlib.import_module(name)
     layers = 3 if name == "DMPO_ant" else 2
@@ -48,7 +48,7 @@ def make_policy(name: str, arguments: argparse.Namespace) -> Policy:
     known = {field.name for field in dataclasses.fields(module.Hyperparameters)}
     hyperparameters = module.Hyperparameters(**{k: v for k, v in sizes.items() if k in known})
     spec = RunSpec(arguments.state_dim, arguments.action_dim)
-    return getattr(module, name)(spec, hyperparameters)
+    return getattr(module, name)(spec, hyperparameters, device)
 
 
 def seconds(run: Callable[[], object], count: int) -> float:

@@ -48,11 +48,20 @@ def addresses(task: Task) -> list[str]:
 
 def _mirror() -> str:
     mirror = os.environ.get("D4RL_MIRROR", "")
-    if mirror and not re.match(r"https?://[^/]", mirror):
+    if mirror and not (re.match(r"https?://[^/]", mirror) and _is_url(mirror)):
         raise D4RLTaskError(
-            f"D4RL_MIRROR is {shown(mirror)!r}: it must begin with http:// or https://"
+            f"D4RL_MIRROR is {shown(mirror)!r}: it must be an address that begins with http:// or "
+            "https://"
         )
     return mirror.rstrip("/") + "/" if mirror else ""
+
+
+def _is_url(text: str) -> bool:
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True
 
 
 def shown(url: str) -> str:

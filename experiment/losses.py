@@ -57,21 +57,34 @@ class LossLog:
         """Wait for the losses of the steps since the last reading.
 
         Raises:
-            DivergedError: one of them is NaN or infinite; it names the network and the step.
+            DivergedError: one of them is NaN or infinite; it names the network and the step at
+                which that began.
         """
-        for name, entries in self._unread.items():
-            values = torch.stack([loss for _, loss in entries]).tolist()
-            for (step, _), value in zip(entries, values, strict=True):
-                if not math.isfinite(value):
-                    raise DivergedError(
-                        f"the {name} loss became {value} at train step {step}; the last good "
-                        "model and checkpoint are kept"
-                    )
+        read = {
+            name: torch.stack([loss for _, loss in entries]).tolist()
+            for name, entries in self._unread.items()
+        }
+        self._check_finite(read)
+        for name, values in read.items():
             self._since_eval.setdefault(name, Mean()).add(values)
             self.latest[name] = sum(values) / len(values)
             if name == self.logged:
                 self._window.add(values)
         self._unread.clear()
+
+    def _check_finite(self, read: dict[str, list[float]]) -> None:
+        bad = [
+            (step, name, value)
+            for name, values in read.items()
+            for (step, _), value in zip(self._unread[name], values, strict=True)
+            if not math.isfinite(value)
+        ]
+        if bad:
+            step, name, value = min(bad, key=lambda one: one[0])
+            raise DivergedError(
+                f"the {name} loss became {value} at train step {step}; the last good model and "
+                "checkpoint are kept"
+            )
 
     @property
     def has_window(self) -> bool:

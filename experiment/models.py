@@ -89,7 +89,7 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> tuple[P
         policy = policy_class(name)(spec, hyperparameters, device)
         problem = policy_difference(policy, content["policy"])
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        problem = str(error)
+        problem = " ".join(str(error).split())
     if problem:
         raise RunError(f"{path} does not fit this version of {name} ({problem}): train it again")
     policy.load_state_dict(content["policy"])

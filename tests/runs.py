@@ -57,4 +57,6 @@ def networks_in(model):
 
 def same_tensors(first, second):
     """Whether two dicts of tensors are equal bit by bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].cpu(), second[name].cpu()) for name in first
+    )

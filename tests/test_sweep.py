@@ -273,7 +273,8 @@ def test_wrong_options_are_one_line(line, capsys):
 def test_without_ray_one_line_says_so():
     program = "import sys; sys.modules['ray'] = None; import sweep; "
     program += "sys.exit(sweep.main('--policies IQL --envs hopper-medium-v2 --seeds 1'.split()))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     line = [sys.executable, "-c", program]
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.returncode == 2

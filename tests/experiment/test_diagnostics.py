@@ -36,7 +36,7 @@ def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopp
     measured = training.diagnostics.measure()
     assert torch.equal(torch.get_rng_state(), before)
     assert measured == training.diagnostics.measure()
-    action = torch.as_tensor(policy.select_action(batch.state.numpy()))
+    action = policy.to_tensor(policy.select_action(policy.to_array(batch.state)))
     with torch.no_grad():
         value = torch.minimum(*policy.critic(batch.state, action))
         q_data = torch.minimum(*policy.critic(batch.state, batch.action))

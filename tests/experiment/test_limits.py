@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1 << 20
+is_cpu_build = pytest.mark.skipif(
+    torch.version.cuda is not None, reason="CUDA's libraries alone need more than these limits"
+)
 
 
 def run_limited(tmp_path, hopper, limit, value, *more):
@@ -38,6 +42,7 @@ def test_too_little_memory_to_import_pytorch(tmp_path, hopper, size):
     assert f"{size} MiB" in error_lines(done)[0] and "ulimit -v" in error_lines(done)[0]
 
 
+@is_cpu_build
 @pytest.mark.parametrize("width", ["8000", "16000", "30000"])
 def test_too_little_memory_for_a_run(tmp_path, hopper, width):
     more = ["--hidden", width, width]
@@ -46,6 +51,7 @@ def test_too_little_memory_for_a_run(tmp_path, hopper, width):
     assert len(error_lines(done)) == 1 and "out of memory" in error_lines(done)[0]
 
 
+@is_cpu_build
 def test_enough_memory(tmp_path, hopper):
     done = run_limited(tmp_path, hopper, resource.RLIMIT_AS, 4000 * MEBIBYTE)
     assert done.returncode == 0 and not error_lines(done)

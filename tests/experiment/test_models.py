@@ -31,7 +31,7 @@ MODEL = "models/*_????????.safetensors"
 def test_a_loaded_policy_acts_as_the_trained_one(hopper, policy):
     training = make_training(run_command(hopper, policy=policy, steps=10))
     training.train()
-    loaded, normalizer = load_policy(one_file(MODEL))
+    loaded, normalizer = load_policy(one_file(MODEL), training.policy.device)
     observations = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32)
     states = training.normalizer(observations)
     assert np.array_equal(states, normalizer(observations))
@@ -108,7 +108,7 @@ def test_loaded_weights_start_a_run_of_its_own_at_step_0(hopper):
     assert training.policy.total_it == 0
     assert same_tensors(training.policy.actor.state_dict(), trained["actor"])
     moments = training.policy.actor_optimizer.state_dict()["state"][0]["exp_avg"]
-    assert torch.equal(moments, trained["actor_optimizer"]["state"][0]["exp_avg"])
+    assert torch.equal(moments.cpu(), trained["actor_optimizer"]["state"][0]["exp_avg"])
     # The learning rate had decayed to 0; a new run begins with a new schedule.
     assert training.policy.actor_optimizer.param_groups[0]["lr"] == training.policy.hp.learning_rate
     training.train()
