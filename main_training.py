@@ -155,7 +155,7 @@ class Training:
             self._save_model(self.results.model_path)
         usual = LAST_EVAL_EPISODES.get(self.task.robot) if step >= run.max_timesteps else None
         episodes = run.eval_episodes or usual or EVAL_EPISODES
-        returns = evaluate(
+        outcome = evaluate(
             self.policy,
             self.normalizer,
             self.task.name,
@@ -165,11 +165,10 @@ class Training:
             show=lambda finished: self.progress.show_evaluation(finished, episodes),
             backend=self.backend,
         )
-        if returns is None:
+        if outcome is None:
             return
-        scores = self.backend.normalized_score(self.task.name, returns)
         others = self.state.losses.take_means() | self.diagnostics.measure()
-        row = self.results.add_evaluation(step, self.state.seconds, scores, returns, others)
+        row = self.results.add_evaluation(step, self.state.seconds, outcome, others)
         if run.save_best and self.results.is_best:
             self._save_model(self.results.best_model_path)
         self.logger.evaluated(row)

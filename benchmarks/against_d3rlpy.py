@@ -191,8 +191,7 @@ def run(
     seconds, since = 0.0, time.perf_counter()
     for index, policy in enumerate(policies, start=1):
         seconds += time.perf_counter() - since
-        returns = evaluate(policy, data.normalizer, TASK, EVAL_EPISODES, seed)
-        score = 100 * d4rl_tasks.normalized_score(TASK, returns).mean()
+        score = 100 * evaluate(policy, data.normalizer, TASK, EVAL_EPISODES, seed).scores.mean()
         evaluation = Evaluation(
             algorithm, implementation, seed, index * EVAL_FREQ, round(score, 2), round(seconds, 1)
         )

@@ -172,6 +172,10 @@ class LockstepVectorEnv(VectorEnv):
         """(num_envs,) bool: the episodes that still run."""
         return ~(self._terminated | self._truncated)
 
+    def scores(self, returns: np.ndarray) -> np.ndarray:
+        """D4RL's normalised scores of episodes, (num_envs,), from their undiscounted returns."""
+        return self.task.normalized_score(returns)
+
     def __getstate__(self) -> dict[str, Any]:
         """All except threads and GL contexts: copies and other processes make their own."""
         return vars(self) | {"_pool": None, "_renderers": []}

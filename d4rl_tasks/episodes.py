@@ -1,6 +1,8 @@
 """Episodes whose environments step one after the other, used as `LockstepVectorEnv` is."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,14 @@ class Episodes:
 
     Attributes:
         active: (num_envs,) bool, the episodes that still run.
+        terminated: (num_envs,) bool, those that have ended, and not by a time limit.
     """
 
     def __init__(self, task: Task, environments: Sequence[Any], observation_size: int):
         self.task = task
         self.environments = list(environments)
         self.num_envs = len(self.environments)
-        self.active = np.zeros(self.num_envs, dtype=bool)
+        self.active, self.terminated = np.zeros((2, self.num_envs), dtype=bool)
         self._observations = np.zeros((self.num_envs, observation_size))
 
     def reset(self, *, seed: Sequence[int]) -> tuple[np.ndarray, dict]:
@@ -38,7 +41,7 @@ class Episodes:
         """
         for index, (environment, one) in enumerate(zip(self.environments, seed, strict=True)):
             self._observations[index] = self._reset_one(environment, one)
-        self.active[:] = True
+        self.active[:], self.terminated[:] = True, False
         return self._observations.copy(), {}
 
     def step(
@@ -52,7 +55,12 @@ class Episodes:
                 self._step_one(self.environments[index], actions[index])
             )
         self.active &= ~(terminated | truncated)
+        self.terminated |= terminated
         return self._observations.copy(), rewards, terminated, truncated, {}
+
+    def scores(self, returns: np.ndarray) -> np.ndarray:
+        """Scores of the episodes that have been played, (num_envs,), from their returns."""
+        return self.task.normalized_score(returns)
 
     def close(self) -> None:
         """Close all environments."""
@@ -68,6 +76,49 @@ class Episodes:
     ) -> tuple[np.ndarray, float, bool, bool]:
         """Step one environment; returns observation, reward, terminated, truncated."""
         raise NotImplementedError
+
+
+@cache
+def _idle_environments(key: Hashable) -> list[Any]:
+    return []
+
+
+class ReusingEpisodes(Episodes):
+    """Episodes whose environments are used again: each that is made leaves a file open for good.
+
+    `close` keeps the environments for the next episodes.
+
+    Args:
+        task: of all episodes.
+        make: makes an environment.
+        key: episodes with the same key share their environments.
+        num_envs: how many episodes.
+    """
+
+    def __init__(self, task: Task, make: Callable[[], Any], key: Hashable, num_envs: int):
+        self._idle = _idle_environments(key)
+        environments = [self._idle.pop() if self._idle else make() for _ in range(num_envs)]
+        super().__init__(task, environments, environments[0].observation_space.shape[0])
+
+    def close(self) -> None:
+        """Give the environments back."""
+        self._idle += self.environments
+        self.environments = []
+
+
+@contextlib.contextmanager
+def global_draws_from(generator: np.random.RandomState) -> Iterator[None]:
+    """NumPy's global generator draws what this one would; afterwards it is as before.
+
+    Some environments draw from the global one; a run's own draws must not change with that.
+    """
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.set_state(generator.get_state())  # noqa: NPY002
+    try:
+        yield
+    finally:
+        generator.set_state(np.random.get_state())  # noqa: NPY002
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def check_count(num_envs: int) -> None:

@@ -18,7 +18,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 
 from d4rl_tasks import datasets, tasks
 from d4rl_tasks.datasets import Dataset
-from d4rl_tasks.episodes import Episodes, check_count
+from d4rl_tasks.episodes import ReusingEpisodes, check_count, global_draws_from
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import checksum, read_errors
 from d4rl_tasks.tasks import Task
@@ -137,15 +136,9 @@ def _environment(name: str):
     return make(name)
 
 
-@contextlib.contextmanager
-def _seeded_numpy(seed: int) -> Iterator[None]:
-    """d4rl draws from NumPy's global generator; ours must not change with that."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
+def _seeded_numpy(seed: int) -> contextlib.AbstractContextManager:
+    """d4rl draws from NumPy's global generator."""
+    return global_draws_from(np.random.RandomState(seed))
 
 
 def _prints_to_stderr() -> contextlib.AbstractContextManager:
@@ -236,16 +229,8 @@ def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:
     return _environment(name).get_normalized_score(np.asarray(returns, dtype=np.float64))
 
 
-@cache
-def _idle_environments(name: str, goal_seed: int) -> list:
-    """Environments to use again: every maze that d4rl makes leaves a file open for good."""
-    return []
-
-
-class OriginalEpisodes(Episodes):
+class OriginalEpisodes(ReusingEpisodes):
     """Episodes of one of d4rl's tasks.
-
-    `close` keeps the environments for the next episodes of the same task.
 
     Args:
         name: a task's name.
@@ -254,12 +239,8 @@ class OriginalEpisodes(Episodes):
     """
 
     def __init__(self, name: str, num_envs: int, goal_seed: int = 0):
-        self._idle = _idle_environments(name, goal_seed)
-        environments = [
-            self._idle.pop() if self._idle else make(name, goal_seed) for _ in range(num_envs)
-        ]
-        size = environments[0].observation_space.shape[0]
-        super().__init__(get_task(name), environments, size)
+        key = (name, goal_seed)
+        super().__init__(get_task(name), lambda: make(name, goal_seed), key, num_envs)
 
     def _reset_one(self, environment: Any, seed: int) -> np.ndarray:
         # The innermost: antmaze's wrapper keeps a seed to itself.
@@ -276,11 +257,6 @@ class OriginalEpisodes(Episodes):
         observation, reward, done, info = environment.step(action.astype(np.float64))
         truncated = info.get("TimeLimit.truncated", False)
         return observation, reward, done and not truncated, truncated
-
-    def close(self) -> None:
-        """Give the environments back."""
-        self._idle += self.environments
-        self.environments = []
 
 
 def make_vec(name: str, num_envs: int, goal_seed: int = 0) -> OriginalEpisodes:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,18 @@ class Normalizer:
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """(..., S) observations -> (..., S) states."""
         return (observations - self.mean) / self.std
+
+
+class Outcome(NamedTuple):
+    """What an evaluation has found of its N episodes: (N,) float64 each.
+
+    Attributes:
+        returns: undiscounted.
+        scores: normalised; with OGBench 1 for success, else 0.
+    """
+
+    returns: np.ndarray
+    scores: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +97,8 @@ def evaluate(
     is_stopped: Callable[[], bool] = lambda: False,
     show: Callable[[int], None] = lambda finished: None,
     backend: ModuleType = d4rl_tasks,
-) -> np.ndarray | None:
-    """Undiscounted returns of episodes run in lockstep, (episodes,) float64.
+) -> Outcome | None:
+    """Returns and scores of episodes run in lockstep.
 
     Args:
         env: a task's name.
@@ -103,7 +115,7 @@ def evaluate(
             show(episodes - int(environment.active.sum()))
             if is_stopped():
                 return None
-    return returns
+        return Outcome(returns, environment.scores(returns))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 import d4rl_tasks
-from d4rl_tasks import minari_tasks, original
+from d4rl_tasks import minari_tasks, ogbench_tasks, original
 from d4rl_tasks.command_line import Parser, boolean, number
 from experiment.errors import RunError
 from experiment.loggers import LOGGERS
@@ -29,6 +29,7 @@ BACKENDS: dict[str, ModuleType] = {
     "d4rl_tasks": d4rl_tasks,
     "d4rl": original,
     "minari": minari_tasks,
+    "ogbench": ogbench_tasks,
 }
 DEFAULT_POLICY = "DMPO_ant"
 
@@ -136,13 +137,13 @@ def policy_name(text: str) -> str:
 def _add_run_options(parser: Parser) -> None:
     add = _adder(parser, "run")
     add("--policy", policy_name, DEFAULT_POLICY, ", ".join(POLICIES))
-    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or a Minari dataset")
+    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or one of --backend")
     add("--source", str, "auto", "dataset: auto, d4rl, synthetic, minari:ID or a path")
     add(
         "--backend",
         str,
         "d4rl_tasks",
-        "where --env is looked up; d4rl: in gym and d4rl; minari: among Minari's datasets",
+        "where --env is looked up: in this repository, gym and d4rl, Minari or OGBench",
         choices=BACKENDS,
     )
     add("--seed", number(int, 0, 2**31), 1, "of everything that is random")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 
 from d4rl_tasks.files import read_small
 from experiment.checkpoints import Checkpoints
 from experiment.errors import RunError
+from experiment.evaluation import Outcome
 from experiment.files import set_aside, whole_file
 
 MODELS = Path("models")
@@ -116,23 +116,21 @@ class Results:
         self,
         step: int,
         seconds: float,
-        scores: np.ndarray,
-        returns: np.ndarray,
+        outcome: Outcome,
         others: dict[str, float],
     ) -> dict[str, float]:
-        """Add a line to the CSV and write the logs; returns the line.
+        """Add a line to the CSV, with `others` as further columns, and write the logs.
 
-        Args:
-            scores, returns: (episodes,) of each episode.
-            others: further columns.
+        Returns:
+            the line.
         """
         row = {
             "step": step,
             "wall_time": round(seconds, 3),
-            "score_mean": float(scores.mean()),
-            "score_std": float(scores.std()),
-            "return_mean": float(returns.mean()),
-            "return_std": float(returns.std()),
+            "score_mean": float(outcome.scores.mean()),
+            "score_std": float(outcome.scores.std()),
+            "return_mean": float(outcome.returns.mean()),
+            "return_std": float(outcome.returns.std()),
             **others,
         }
         self.rows.append(row)

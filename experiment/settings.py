@@ -132,6 +132,8 @@ def _versions(backend: str) -> dict[str, str]:
     libraries = {module.__name__: module.__version__ for module in (torch, np, gymnasium)}
     if backend == "d4rl":
         libraries |= original.versions()
+    if backend == "ogbench":
+        libraries["ogbench"] = version("ogbench")
     return {"python": platform.python_version(), **libraries, "mujoco": version("mujoco")}
 
 

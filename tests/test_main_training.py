@@ -251,9 +251,9 @@ def test_the_last_antmaze_evaluation_has_100_episodes(tmp_path, monkeypatch):
     evaluate = main_training.evaluate
 
     def counting(*arguments, **options):
-        returns = evaluate(*arguments, **options)
-        counts.append(len(returns))
-        return returns
+        outcome = evaluate(*arguments, **options)
+        counts.append(len(outcome.returns))
+        return outcome
 
     monkeypatch.setattr(main_training, "evaluate", counting)
     arguments = ["--policy", "AWAC", "--env", "antmaze-umaze-v0", "--source", str(path)]

@@ -26,12 +26,12 @@ def test_training_seeds_share_no_episode():
 def test_an_evaluation_does_not_depend_on_how_many_episodes_run_at_once(normalizer, monkeypatch):
     torch.manual_seed(0)
     policy = policy_class("AWAC")(RunSpec(11, 3), hyperparameters_of("AWAC"))
-    together = evaluate(policy, normalizer, HOPPER, 4, 0)
+    together = evaluate(policy, normalizer, HOPPER, 4, 0).returns
     seeds = episode_seeds(0, 4)
     alone = []
     for seed in seeds:
         monkeypatch.setattr(evaluation, "episode_seeds", lambda *_, seed=seed: [seed])
-        alone.append(evaluate(policy, normalizer, HOPPER, 1, 0)[0])
+        alone.append(evaluate(policy, normalizer, HOPPER, 1, 0).returns[0])
     # The same episodes, but a matrix product of another size may round its last digit otherwise.
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     assert len(set(together)) == 4
@@ -59,7 +59,7 @@ def test_evaluation_leaves_the_cores_to_the_environments(normalizer):
     policy, before = Falls(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        returns = evaluate(policy, normalizer, HOPPER, 2, 1)
+        returns = evaluate(policy, normalizer, HOPPER, 2, 1).returns
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

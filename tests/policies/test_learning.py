@@ -141,5 +141,5 @@ def test_every_policy_beats_the_behaviours_on_hopper(hopper, policy, steps, opti
     for step in range(1, steps + 1):
         trained.train(buffer, 128)
         if step > steps // 2 and step % (steps // 10) == 0:
-            returns.append(evaluate(trained, normalizer, HOPPER, 10, 0).mean())
+            returns.append(evaluate(trained, normalizer, HOPPER, 10, 0).returns.mean())
     assert np.mean(returns) > behaviour_return, returns

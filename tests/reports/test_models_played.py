@@ -50,7 +50,7 @@ def command(*arguments, **environment):
 def test_episodes_are_those_of_the_evaluation(trained, policy):
     model = read_model(model_path(trained, policy))
     episodes = play(model, episodes=3, seed=1)
-    returns = evaluate(model.policy, model.normalizer, model.env, 3, 1)
+    returns = evaluate(model.policy, model.normalizer, model.env, 3, 1).returns
     np.testing.assert_allclose([e.returns[-1] for e in episodes], returns, rtol=1e-12)
     components = 8 if policy.startswith("DMPO") else 0
     for episode in episodes:
