@@ -66,17 +66,28 @@ class Episode:
         return self.values.argmax(1)
 
 
+def is_playable(task: str) -> bool:
+    """Whether a task is one of `d4rl_tasks`' own, and not another backend's."""
+    return task.removeprefix("d4rl/") in d4rl_tasks.task_names()
+
+
 def read_model(path: Path) -> Model:
     """Load models/<run>.safetensors onto the CPU. Nothing in the file is executed.
 
     Raises:
-        RunError, ReportError, D4RLTaskError: it is not there, not ours, damaged, of another version
-            of the policy, or of a task that is unknown.
+        RunError, ReportError: it is not there, not ours, damaged, of another version of the policy,
+            or of a task that `d4rl_tasks` does not have.
     """
     policy, normalizer = load_policy(path)
     info = read_model_info(path)
     check_config(info, path.name)
-    env = d4rl_tasks.get_task(info["settings"]["env"]).name
+    env = info["settings"]["env"]
+    if not is_playable(env):
+        raise ReportError(
+            f"{printable(path)} was trained on {printable(env)}, a task of another backend: such "
+            "models cannot be played"
+        )
+    env = d4rl_tasks.get_task(env).name
     return Model(printable(path.stem), policy, normalizer, env, int(info["settings"]["seed"]))
 
 

@@ -12,6 +12,7 @@ from reports.errors import ReportError
 from reports.schema import read_columns, read_config
 
 LAST_EVALUATIONS = 10
+OTHER_BACKENDS = {"minari": "Minari", "ogbench": "OGBench"}  # whose tasks are not D4RL's
 
 
 class UnfinishedError(ReportError):
@@ -65,7 +66,10 @@ class Run:
 
     @property
     def family(self) -> str:
-        """The tasks that a mean may be taken over: "antmaze" or "MuJoCo"."""
+        """The tasks that a mean may be taken over: "antmaze" or "MuJoCo", or another backend's."""
+        backend = printable(self.settings.get("backend", "d4rl_tasks"))
+        if backend in OTHER_BACKENDS:
+            return OTHER_BACKENDS[backend]
         return "antmaze" if self.env.startswith("antmaze") else "MuJoCo"
 
     @property

@@ -9,7 +9,7 @@ from d4rl_tasks.files import atomic_path
 from reports import latent
 from reports.curves import make_figures
 from reports.groups import Group, group_notes, group_runs, make_tasks
-from reports.models import play, read_model
+from reports.models import is_playable, play, read_model
 from reports.page import render_page
 from reports.runs import read_run, read_runs
 from reports.style import save
@@ -68,8 +68,9 @@ def figures_of_run(config: Path, model: Path | None, seed: int) -> dict[str, Fig
         model: models/<run>.safetensors, if it was written.
         seed: of the run.
     """
-    figures = make_figures(make_tasks(group_runs([read_run(config)])))
-    if model is not None:
+    run = read_run(config)
+    figures = make_figures(make_tasks(group_runs([run])))
+    if model is not None and is_playable(run.settings["env"]):
         trained = read_model(model)
         if trained.components:
             figures["latent"] = latent.draw(trained, play(trained, EPISODES, seed))

@@ -6,6 +6,7 @@ import pytest
 from run_files import change, groups_of, report, write_run
 
 from reports.groups import make_tasks, methods_of
+from reports.runs import read_run
 
 
 def methods(results):
@@ -109,6 +110,16 @@ def test_settings_that_all_runs_share_are_named_once(tmp_path):
     assert "- all runs on MuJoCo: scale 3\n" in text
     assert "- all runs on antmaze: scale 7\n" in text
     assert [line["settings"] for line in lines] == ["scale 7", "scale 3", "scale 3"]
+
+
+def test_tasks_of_another_backend_are_a_family_of_their_own(tmp_path):
+    paths = [
+        write_run(tmp_path, f"--policy DMPO --env {env}")
+        for env in ("antmaze-umaze-v0", "antmaze-medium-navigate-singletask-v0", "hopper-medium-v2")
+    ]
+    change(paths[1], backend="ogbench")
+    families = [read_run(path).family for path in paths]
+    assert families == ["antmaze", "OGBench", "MuJoCo"]
 
 
 def test_a_setting_that_this_version_does_not_know_keeps_runs_apart(tmp_path):

@@ -1,5 +1,6 @@
 """Models that are played: episodes, videos, components."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import torch
 import d4rl_tasks
 from d4rl_tasks.rendering import PROBE
 from experiment.evaluation import Normalizer, evaluate
+from experiment.files import read_content, write_content
 from experiment.models import save_model
 from experiment.options import policy_module
 from report import main
@@ -44,6 +46,22 @@ def command(*arguments, **environment):
     return subprocess.run(
         list(map(str, line)), env=os.environ | environment, capture_output=True, text=True
     )
+
+
+def test_a_model_of_another_backends_task_is_refused_and_its_run_still_has_figures(
+    trained, tmp_path, capsys
+):
+    shutil.copytree(trained, tmp_path / "runs")
+    path = model_path(tmp_path / "runs")
+    (config,) = (tmp_path / "runs").glob(f"results/DMPO/{path.stem}.json")
+    text = config.read_text().replace('"hopper-medium-v2"', '"cube-single-play-singletask-v0"')
+    config.write_text(text)
+    content = read_content(path)
+    write_content(path, content | {"config": json.loads(text)})
+    assert figures_of_run(config, path, 1).keys() == figures_of_run(config, None, 1).keys()
+    assert main(["latent", "--model", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a task of another backend" in line
 
 
 @pytest.mark.parametrize("policy", ["DMPO", "DMPO_ant", "AWAC", "IQL"])
