@@ -48,7 +48,7 @@ class Hyperparameters:
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
     expectile: Fraction = 0.9  # tau of the expectile regression
-    log_std: LogStd = "state"  # of the actor: of each state, one for all, or as the release has it
+    log_std: LogStd = "release"  # of the actor: as the release has it, of each state, one for all
 
 
 class IQL(Policy):

@@ -5,6 +5,7 @@
 
 Both train on the synthetic dataset of hopper-medium-expert-v2, whose states are normalised before
 either sees them, and both are evaluated by `experiment.evaluation.evaluate` from the same starts.
+Our IQL has a log std of each state, or one for all as d3rlpy's.
 Writes `against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and `.png` (which needs
 matplotlib). A run that is in the CSV is not run again, so remove it after a change of the code.
 """

@@ -187,7 +187,8 @@ def make_ours(name: str) -> Policy:
     """Our policy, which updates all its networks in every step."""
     module = importlib.import_module(name)
     spec = RunSpec(STATE_DIM, ACTION_DIM, train_steps=TRAIN_STEPS)
-    return getattr(module, name)(spec, module.Hyperparameters(policy_freq=1))
+    own = {"log_std": "state"} if name == "IQL" else {}  # as AWAC's: `gaussian` below
+    return getattr(module, name)(spec, module.Hyperparameters(policy_freq=1, **own))
 
 
 def make_jax(policy: Policy) -> tuple[Update, State]:

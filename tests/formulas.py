@@ -67,9 +67,14 @@ def latent_action(actor, state, latent):
 def gaussian(actor, *inputs):
     """Mean and standard deviation of a Gaussian actor."""
     mean, log_std = np.split(mlp(actor.network, *inputs), 2, axis=-1)
-    low, high = -5, 0
-    std = np.exp(low + (high - low) / 2 * (np.tanh(np.tanh(log_std)) + 1))
-    return actor.max_action * np.tanh(mean), std
+    log_std = soft_clamp(np.tanh(log_std))
+    if actor.kind == "release":
+        log_std = soft_clamp(log_std)
+    return actor.max_action * np.tanh(mean), np.exp(log_std)
+
+
+def soft_clamp(log_std, low=-5, high=0):
+    return low + (high - low) / 2 * (np.tanh(log_std) + 1)
 
 
 def normal_log_density(action, mean, std):

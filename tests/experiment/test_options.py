@@ -40,7 +40,7 @@ OTHER_CHOICES = {
     "weight_type": "raw",
     "score_type": "q",
     "target_clip": "data",
-    "log_std": "global",
+    "log_std": "state",
 }
 
 

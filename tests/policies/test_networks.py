@@ -153,7 +153,7 @@ DEFAULTS = {
     | MIXTURE
     | {"hidden": (256, 256, 256), "learning_rate": 2e-4, "scale": 5.0, "doubleq_min": 0.7},
     "AWAC": SHARED | {"score_type": "adv", "value_samples": 5},
-    "IQL": SHARED | {"expectile": 0.9, "log_std": "state"},
+    "IQL": SHARED | {"expectile": 0.9, "log_std": "release"},
     "mixAWAC": SHARED | {"latent_disc_dim": 8, "temperature": 0.67},
     "LP_AWAC": COMMON
     | {"hidden": (256, 256), "learning_rate": 3e-4, "max_latent_action": 2.0, "no_noise": False}
