@@ -1,7 +1,7 @@
 """Matrix products of a CPU by the faster of two libraries.
 
 PyTorch's own layers take the float32 products of its BLAS (MKL on x86), which need twice the time
-of oneDNN's on some AMD processors and less on others (docs/measurements.md). One measurement
+of oneDNN's on some AMD processors and less on others (benchmarks/README.md). One measurement
 decides. A checkpoint holds the library, so that a run resumes with the same bits.
 """
 
