@@ -30,7 +30,10 @@ from d4rl_tasks.synthetic.navigation import Navigator
 from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
-DEFAULT_TRANSITIONS = 300_000
+# By default as many rows as D4RL's file has; in mazes, where D4RL has 1,000,000, as many as two
+# cores generate in less than three minutes.
+TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS, MAZE_TRANSITIONS = 1_000_000, 2_000_000, 600_000
+REPLAY_TRANSITIONS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
 LANES = 32
 SHORTEST_LANE = 5_000
 ANTMAZE_BEHAVIOUR = "antdir/0400000.npz"
@@ -72,6 +75,17 @@ def behaviours_of(task: Task) -> list[Behaviour | None]:
         "full-replay": entries,
     }[task.quality]
     return [load_behaviour(entry["file"]) for entry in chosen]
+
+
+def default_transitions(task: Task) -> int:
+    """Rows of a task's synthetic dataset, unless others are asked for."""
+    if task.maze:
+        return MAZE_TRANSITIONS
+    if task.quality == "medium-expert":
+        return MEDIUM_EXPERT_TRANSITIONS
+    if task.quality == "medium-replay":
+        return REPLAY_TRANSITIONS.get(task.robot, TRANSITIONS)
+    return TRANSITIONS
 
 
 def plan_lanes(behaviours: list[Behaviour | None], transitions: int) -> list[Lane]:
@@ -181,7 +195,8 @@ def _record(
             environment.reset(options={"reset_mask": finished})
             controller.start(environment, np.flatnonzero(finished))
             observations = environment.observations()
-    arrays = {key: _lane_after_lane(column, lengths) for key, column in columns.items()}
+    # One after the other, so that no two copies of all columns are in memory.
+    arrays = {key: _lane_after_lane(columns.pop(key), lengths) for key in list(columns)}
     ends = _lane_after_lane(whole, lengths)
     return arrays, _episode_statistics(
         environment.task, arrays, ends, _lane_after_lane(arrivals, lengths)
@@ -274,7 +289,7 @@ def generate(
     Args:
         task_name: D4RL's name.
         out: the HDF5 file to write.
-        transitions: rows of the file, at least 2; None means 300,000.
+        transitions: rows of the file, at least 2; None means `default_transitions`.
         seed: non-negative.
         behaviour: a file that `policy_files.read_policy` reads; None means the project's own.
 
@@ -286,7 +301,7 @@ def generate(
         D4RLTaskError: unknown task, no behaviour for it, bad numbers, or an unwritable file.
     """
     task = get_task(task_name)
-    transitions = DEFAULT_TRANSITIONS if transitions is None else transitions
+    transitions = default_transitions(task) if transitions is None else transitions
     if transitions < 2:
         raise D4RLTaskError(f"transitions is {transitions}: a dataset needs at least 2")
     if seed < 0:
@@ -345,8 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--transitions",
         type=number(int, 2),
-        default=DEFAULT_TRANSITIONS,
-        help="rows of the file (default: %(default)s)",
+        help="rows of the file (default: as many as D4RL's has; 600,000 for antmaze)",
     )
     parser.add_argument(
         "--behaviour",

@@ -3,12 +3,13 @@
 import json
 import time
 
+import h5py
 import numpy as np
 import pytest
 from programs import exit_code
 
 import d4rl_tasks
-from benchmarks import against_jax, evaluation, published_returns, run, scale
+from benchmarks import against_jax, evaluation, likeness, published_returns, run, scale
 from benchmarks.train_step import make_buffer
 from d4rl_tasks.synthetic.behaviours import FOLDER, read_manifest
 from utils import Policy
@@ -74,6 +75,25 @@ def test_bad_folders_of_published_returns(tmp_path, capsys, names, text, words):
     assert exit_code(published_returns.main, ["--policies", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert words in errors and "Traceback" not in errors
+
+
+def test_a_dataset_is_like_itself_and_its_distance_is_in_standard_deviations(tmp_path):
+    task = "hopper-medium-v2"
+    mean, std = (np.array(likeness.OBSERVATIONS[task][name]) for name in ("mean", "std"))
+    signs = np.where(np.arange(1_000) % 2, 1, -1)[:, None]
+    for shift, width in ((0, 1), (0.5, 2)):
+        with h5py.File(tmp_path / f"{shift}.hdf5", "w") as file:
+            file["observations"] = mean + std * (shift + width * signs)
+            file["rewards"] = np.full(1_000, 5.0)
+            file["terminals"] = np.arange(1, 1_001) % 400 == 0
+            file["timeouts"] = np.arange(1, 1_001) == 1_000
+        one = likeness.compare(task, tmp_path / f"{shift}.hdf5")
+        np.testing.assert_allclose(one.offset, shift, atol=1e-6)
+        np.testing.assert_allclose(one.spread, width, rtol=1e-6)
+        assert one.length == pytest.approx(1_000 / 3)
+        assert one.score == pytest.approx(d4rl_tasks.normalized_score(task, 5_000 / 3))
+    start = f"| {task} | 1,000 | 0.50 | 2.00 (2.00 to 2.00) | 333 | 457 |"
+    assert likeness.line(one).startswith(start)
 
 
 @pytest.mark.parametrize("name", against_jax.POLICIES)

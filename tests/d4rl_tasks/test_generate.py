@@ -15,7 +15,14 @@ from programs import exit_code
 import d4rl_tasks
 from d4rl_tasks.mazes import get_maze
 from d4rl_tasks.synthetic.behaviours import MANIFEST
-from d4rl_tasks.synthetic.generate import Lane, behaviours_of, generate, main, plan_lanes
+from d4rl_tasks.synthetic.generate import (
+    Lane,
+    behaviours_of,
+    default_transitions,
+    generate,
+    main,
+    plan_lanes,
+)
 from d4rl_tasks.synthetic.navigation import goal_cells, next_cells
 from d4rl_tasks.tasks import get_task
 from d4rl_tasks.verify import main as verify
@@ -161,6 +168,20 @@ def test_lanes_are_long_enough_for_whole_episodes():
     assert len(lanes) == 32
     assert sum(lane.length for lane in lanes) == 300_000
     assert plan_lanes([None], 7) == [Lane(None, 7)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("walker2d-expert-v2", 1_000_000),
+        ("hopper-random-v0", 1_000_000),
+        ("halfcheetah-medium-expert-v2", 2_000_000),
+        ("hopper-medium-replay-v2", 402_000),
+        ("antmaze-large-play-v0", 600_000),
+    ],
+)
+def test_a_dataset_has_as_many_rows_as_d4rls_by_default(name, rows):
+    assert default_transitions(get_task(name)) == rows
 
 
 def test_every_robot_but_ant_can_be_generated():
