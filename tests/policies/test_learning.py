@@ -10,41 +10,13 @@ import AWAC
 import d4rl_tasks
 import DMPO
 import DMPO_ant
+from benchmarks.two_modes import ACTIONS, MODES, NEAR, STATES, make_buffer, near_modes, reward
 from d4rl_tasks.synthetic.generate import generate
 from experiment.evaluation import evaluate
 from experiment.models import make_buffer as make_run_buffer
 from experiment.models import make_spec
 from experiment.options import policy_class, policy_module
-from utils import ReplayBuffer, RunSpec
-
-STATES, ACTIONS = 17, 6  # as HalfCheetah and walker2d
-MODES = np.array([[0.7] * ACTIONS, [-0.7] * ACTIONS])
-NEAR = 0.15  # of a mode, in every dimension of the action
-
-
-def reward(actions):
-    """1 at both modes and, by the root mean square of the distance, less elsewhere."""
-    distance = np.sqrt(((actions[:, None] - MODES) ** 2).mean(axis=-1)).min(axis=1)
-    return np.exp(-((distance / 0.3) ** 2))
-
-
-def is_near(actions, mode):
-    return (np.abs(actions - mode) < NEAR).all(axis=-1)
-
-
-def make_buffer(count=20_000):
-    """One-step episodes at random states: half the actions at the modes, half anywhere.
-
-    With both modes equally frequent and equally good, their mean is what a unimodal policy learns.
-    The modes must lie well apart: one component for both costs the regression their squared
-    distance, summed over the action's dimensions, and two components cost KL(q || p) = log 2.
-    """
-    rng = np.random.default_rng(0)
-    states = rng.normal(size=(count, STATES))
-    at_modes = rng.choice(MODES, count) + rng.normal(0, 0.05, (count, ACTIONS))
-    anywhere = rng.uniform(-1, 1, (count, ACTIONS))
-    actions = np.where(rng.random((count, 1)) < 0.5, at_modes, anywhere)
-    return ReplayBuffer(states, actions, states, reward(actions), np.ones(count))
+from utils import RunSpec
 
 
 def train(module, steps, **options):
@@ -86,12 +58,11 @@ def test_components_find_both_modes_where_a_gaussian_finds_their_mean(
         [policy.select_action_of(unseen_states, k) for k in range(policy.hp.latent_disc_dim)]
     )
     for mode in MODES:
-        found = is_near(by_component, mode).any(axis=0)
+        found = (np.abs(by_component - mode) < NEAR).all(axis=-1).any(axis=0)
         assert found.mean() > 0.9, f"a component is at {mode[0]} in {found.mean():.0%} of states"
 
     actions = policy.select_action(unseen_states)
-    at_a_mode = is_near(actions, MODES[0]) | is_near(actions, MODES[1])
-    assert at_a_mode.mean() > 0.9
+    assert near_modes(actions).any(axis=1).mean() > 0.9
     assert reward(actions).mean() > 0.85
     assert awac_reward < 0.1
 
