@@ -43,11 +43,11 @@ class Training:
         self.options = run = options.run
         self.signals = signals
         self.backend = BACKENDS[run.backend]
-        self.task = self.backend.get_task(run.env)
         # Before the dataset: a wrong option must not wait for a download.
         device = choose_device(run.device_id)
         self.logger_name = choose_logger(run.logger)
         dataset = self.backend.load_dataset(run.env, run.source)
+        self.task = self.backend.get_task(run.env)
         model = self._find_model(options, dataset)
         settings = make_settings(options, dataset, checksum(model).sha256 if model else None)
         name = run_name(settings, dataset, run.name)

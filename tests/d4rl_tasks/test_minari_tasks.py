@@ -218,6 +218,6 @@ def test_the_main_job_trains_on_it_and_resumes(capsys):
     ],
 )
 def test_bad_input_in_one_line(options, words):
-    store("Pendulum-v1", ref_min_score=-1500.0, ref_max_score=-100.0)
+    store("Pendulum-v1")
     code, errors = exit_code_and_errors(["--policy", "IQL", "--backend", "minari", *options])
     assert code == 2 and len(errors) == 1 and words in errors[0]
