@@ -283,13 +283,13 @@ def test_a_name_that_cannot_be_looked_up_is_given_up(monkeypatch):
     assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("mirror", ["ftp://host/x", "host/x", "http://"])
+@pytest.mark.parametrize("mirror", ["ftp://host/x", "host/x", "http://", "http://["])
 def test_a_mirror_that_is_no_http_address(monkeypatch, mirror):
     monkeypatch.setenv("D4RL_MIRROR", mirror)
     fails("D4RL_MIRROR is .*http://")
 
 
-@pytest.mark.parametrize("mirror", ["http://host:port", "http://[", "http://a..b"])
+@pytest.mark.parametrize("mirror", ["http://host:port", "http://a..b"])
 def test_a_mirror_that_makes_no_sense(monkeypatch, mirror):
     monkeypatch.setenv("D4RL_MIRROR", mirror)
     fails("cannot be reached")
