@@ -66,6 +66,10 @@ def latent_action(actor, state, latent):
 
 def gaussian(actor, *inputs):
     """Mean and standard deviation of a Gaussian actor."""
+    if actor.kind == "global":
+        mean = mlp(actor.network, *inputs)
+        log_std = soft_clamp(actor.log_std.detach().numpy() / 2, -5, 2)
+        return actor.max_action * np.tanh(mean), np.broadcast_to(np.exp(log_std), mean.shape)
     mean, log_std = np.split(mlp(actor.network, *inputs), 2, axis=-1)
     log_std = soft_clamp(np.tanh(log_std))
     if actor.kind == "release":

@@ -11,6 +11,7 @@ import d4rl_tasks
 import DMPO
 import DMPO_ant
 from benchmarks.two_modes import ACTIONS, MODES, NEAR, STATES, make_buffer, near_modes, reward
+from d4rl_tasks.synthetic.behaviours import load_behaviour, read_manifest
 from d4rl_tasks.synthetic.generate import generate
 from experiment.evaluation import evaluate
 from experiment.models import make_buffer as make_run_buffer
@@ -79,9 +80,12 @@ HOPPER = "hopper-medium-replay-v2"
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory):
-    """20,000 transitions of four behaviours, and the mean return of their episodes."""
+    """20,000 transitions of the first four behaviours, and the mean return of their episodes."""
     path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    statistics = generate(HOPPER, path, transitions=20_000)
+    behaviours = [load_behaviour(entry["file"]) for entry in read_manifest()["hopper"][:4]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d4rl_tasks.synthetic.generate.behaviours_of", lambda task: behaviours)
+        statistics = generate(HOPPER, path, transitions=20_000)
     return d4rl_tasks.load_dataset(HOPPER, path), statistics["mean_return"]
 
 

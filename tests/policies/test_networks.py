@@ -44,7 +44,7 @@ NETWORKS = {
     },
     "AWAC": {"actor": gaussian_shapes(STATES), "critic": CRITIC},
     "IQL": {
-        "actor": gaussian_shapes(STATES),
+        "actor": dense(STATES, 256, 256, ACTIONS),  # the mean; one log std is for all states
         "critic": CRITIC,
         "value": dense(STATES, 256, 256, 1),
     },
@@ -153,7 +153,7 @@ DEFAULTS = {
     | MIXTURE
     | {"hidden": (256, 256, 256), "learning_rate": 2e-4, "scale": 5.0, "doubleq_min": 0.7},
     "AWAC": SHARED | {"score_type": "adv", "value_samples": 5},
-    "IQL": SHARED | {"expectile": 0.9, "log_std": "release"},
+    "IQL": SHARED | {"expectile": 0.9, "log_std": "global"},
     "mixAWAC": SHARED | {"latent_disc_dim": 8, "temperature": 0.67},
     "LP_AWAC": COMMON
     | {"hidden": (256, 256), "learning_rate": 3e-4, "max_latent_action": 2.0, "no_noise": False}
