@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -183,6 +184,8 @@ def _load_any(name: str) -> Dataset:
     try:
         path = _download(name)
     except D4RLTaskError as error:
+        if not _can_be_generated(name):
+            raise
         print(f"{error}; next: a synthetic dataset", file=sys.stderr)
         return _load_file(name, _generated(name), "synthetic")
     return _load_file(name, path, "ogbench")
@@ -200,7 +203,7 @@ def _download(name: str) -> Path:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 ogbench.download_datasets([dataset], str(folder))
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise D4RLTaskError(
                 f"OGBench cannot download {dataset} ({printable(reason)}): put {path.name} into "
@@ -209,6 +212,12 @@ def _download(name: str) -> Path:
         finally:
             socket.setdefaulttimeout(usual)
     return path
+
+
+def _can_be_generated(name: str) -> bool:
+    from d4rl_tasks.synthetic.generate_ogbench import ORACLES
+
+    return _split(name)[1] in ORACLES
 
 
 def _generated(name: str) -> Path:

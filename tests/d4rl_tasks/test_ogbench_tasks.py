@@ -121,11 +121,25 @@ def test_ogbench_downloads_what_is_not_there(ogbench, files, home, monkeypatch):
     assert first.source == "ogbench" and first.path.parent == home / ".ogbench" / "data"
 
 
+def test_a_server_that_breaks_off_is_one_line(ogbench, home, monkeypatch):
+    def answer(handler):
+        handler.wfile.write(b"nonsense\r\n\r\n")
+
+    with running_server(answer) as server:
+        monkeypatch.setattr("ogbench.utils.DATASET_URL", server.address)
+        fails("OGBench cannot download cube-single-play-v0", CUBE, "ogbench")
+    assert not (home / ".ogbench" / "data" / "cube-single-play-v0.npz").exists()
+
+
 def test_what_cannot_be_downloaded_is_generated_where_there_is_an_oracle(ogbench, home, capsys):
     assert ogbench_tasks.load_dataset(MAZE).source == "synthetic"
     assert "OGBench cannot download pointmaze-medium-navigate-v0" in capsys.readouterr().err
     fails("OGBench cannot download pointmaze-medium-navigate-v0", MAZE, "ogbench")
-    fails("antmaze-large-play-v0 cannot be generated", "antmaze-large-play-singletask-v0")
+    other = "antmaze-large-navigate-singletask-v0"
+    capsys.readouterr()
+    fails("OGBench cannot download antmaze-large-navigate-v0", other)
+    assert "synthetic" not in capsys.readouterr().err
+    fails("antmaze-large-navigate-v0 cannot be generated", other, "synthetic")
 
 
 # Files that are not datasets of the task
