@@ -101,7 +101,7 @@ def give(source, target):
 
 @torch.no_grad()
 def give_actor_and_critics(ours, theirs, log_std_range):
-    """All parameters; the log std becomes LOG_STD in all states, as d3rlpy's has no state."""
+    """All parameters; a log std of each state becomes LOG_STD, as d3rlpy's is one for all."""
     for parameter in ours.critic_target.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))  # else it is the critic
     for name, twins in {"q_funcs": ours.critic, "targ_q_funcs": ours.critic_target}.items():
@@ -109,6 +109,10 @@ def give_actor_and_critics(ours, theirs, log_std_range):
             give(twin.parameters(), network.parameters())
     *hidden, weight, bias = ours.actor.network.parameters()
     log_std, *others = theirs.policy.parameters()
+    if ours.actor.kind == "global":
+        own = ours.actor.log_std.normal_()
+        give([own[None], *hidden, weight, bias], [log_std, *others])
+        return
     give([*hidden, weight.chunk(2)[0], bias.chunk(2)[0]], others)
     for parameter in (weight, bias):
         parameter.chunk(2)[1].zero_()
@@ -116,9 +120,12 @@ def give_actor_and_critics(ours, theirs, log_std_range):
     log_std.fill_(math.log((LOG_STD - low) / (high - LOG_STD)))
 
 
-def test_iql_has_the_same_losses(batches):
+@pytest.mark.parametrize("kind", ["global", "state"])
+def test_iql_has_the_same_losses(batches, kind):
     batch, their_batch = batches
-    hyperparameters = IQL.Hyperparameters(scale=3.0, weight_type="clamp", expectile=0.9)
+    hyperparameters = IQL.Hyperparameters(
+        scale=3.0, weight_type="clamp", expectile=0.9, log_std=kind
+    )
     ours = IQL.IQL(RunSpec(STATE_DIM, ACTION_DIM), hyperparameters)
     config = d3rlpy.algos.IQLConfig(weight_temp=3.0, max_weight=100.0, expectile=0.9)
     algorithm = config.create("cpu")
