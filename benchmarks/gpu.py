@@ -8,7 +8,6 @@ the same state and draws: the largest relative difference. Batches are drawn fro
 """
 
 import argparse
-import copy
 import sys
 import time
 from collections.abc import Callable
@@ -82,7 +81,7 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     """A line of the table."""
     policy, buffer = trained_alike(name, arguments)
     single = one_by_one(policy, buffer, arguments.batch_size)
-    expected = copy.deepcopy(losses_of(single, STEPS_COMPARED))
+    expected = losses_of(single, STEPS_COMPARED)
     count, busy = kernels(single)
     slow = steps_per_second(single, arguments.steps // 4)
     policy, buffer = trained_alike(name, arguments)

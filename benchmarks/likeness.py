@@ -24,13 +24,18 @@ from d4rl_tasks.synthetic.generate import default_transitions
 from d4rl_tasks.tasks import get_task, normalized_score
 
 OBSERVATIONS = json.loads(Path(__file__).with_name("d4rl_observations.json").read_text())
-# Whole episodes of D4RL's v2 files, and their mean return where it is known.
+# Episodes of D4RL's v2 files, and their mean return where it is known.
 EPISODES = {
-    **{"halfcheetah-medium-v2": 1_000, "halfcheetah-expert-v2": 1_000},
-    **{"halfcheetah-medium-replay-v2": 202, "halfcheetah-medium-expert-v2": 2_000},
-    **{"hopper-medium-v2": 2_186, "hopper-medium-replay-v2": 2_040, "hopper-expert-v2": 1_030},
-    **{"walker2d-medium-v2": 1_190, "walker2d-medium-replay-v2": 1_090},
-    **{"walker2d-expert-v2": 1_000},
+    "halfcheetah-medium-v2": 1_000,
+    "halfcheetah-expert-v2": 1_000,
+    "halfcheetah-medium-replay-v2": 202,
+    "halfcheetah-medium-expert-v2": 2_000,
+    "hopper-medium-v2": 2_186,
+    "hopper-medium-replay-v2": 2_040,
+    "hopper-expert-v2": 1_030,
+    "walker2d-medium-v2": 1_190,
+    "walker2d-medium-replay-v2": 1_090,
+    "walker2d-expert-v2": 1_000,
 }
 RETURNS = {"hopper-medium-v2": 1_422, "hopper-medium-replay-v2": 467}
 
@@ -40,8 +45,8 @@ class Likeness(NamedTuple):
 
     Attributes:
         offset, spread: see the module's docstring; the spread of each coordinate, (S,).
-        length: mean steps of a whole episode.
-        score: normalised, of the mean return of the whole episodes.
+        length: mean steps of an episode, of which the file's lanes cut the last ones short.
+        score: normalised, of the mean return of these episodes.
     """
 
     task: str

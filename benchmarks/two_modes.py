@@ -59,11 +59,11 @@ def make_buffer() -> ReplayBuffer:
     return ReplayBuffer(states, actions, states, reward(actions), np.ones(TRANSITIONS))
 
 
-def train(name: str, steps: int) -> Policy:
-    """A policy trained on the data."""
+def train(name: str, steps: int, **options) -> Policy:
+    """A policy of small networks, with a learning rate to match, trained on the data."""
     torch.manual_seed(0)
-    layers = 3 if name == "DMPO_ant" else 2
-    hyperparameters = policy_module(name).Hyperparameters(hidden=(64,) * layers, learning_rate=1e-3)
+    small = {"hidden": (64,) * (3 if name == "DMPO_ant" else 2), "learning_rate": 1e-3}
+    hyperparameters = policy_module(name).Hyperparameters(**small, **options)
     policy = policy_class(name)(RunSpec(STATES, ACTIONS, train_steps=steps), hyperparameters)
     buffer = make_buffer()
     for _ in range(steps):

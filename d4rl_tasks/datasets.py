@@ -1,6 +1,7 @@
 """A task's dataset as transitions: from a file, a download, a generator or Minari."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.fetch import DownloadError, d4rl_file
 from d4rl_tasks.files import (
     Checksum,
+    exists,
     file_checksum,
     read_errors,
     sole_writer,
@@ -129,17 +131,25 @@ def _load_d4rl(task: Task) -> Dataset:
 
 def _load_synthetic(task: Task, download_error: D4RLTaskError | None = None) -> Dataset:
     path = synthetic_path(task.name)
-    if not _exists(path):
-        with sole_writer(path, "generates"):
-            if not _exists(path):  # another process generated it meanwhile
-                _generate(task, path, download_error)
+    generate_once(task.name, path, lambda: _generate(task, path, download_error))
     return _load_file(task, path, "synthetic")
+
+
+def generate_once(name: str, path: Path, generate: Callable[[], object]) -> None:
+    """Generate the synthetic dataset of a name unless it is there; other processes wait for it."""
+    if exists(path):
+        return
+    with sole_writer(path, "generates"):
+        if not exists(path):  # another process generated it meanwhile
+            print(
+                f"generating a synthetic dataset for {name} at {printable(path)}", file=sys.stderr
+            )
+            generate()
 
 
 def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> None:
     from d4rl_tasks.synthetic.generate import generate
 
-    print(f"generating a synthetic dataset for {task.name} at {printable(path)}", file=sys.stderr)
     try:
         generate(task.name, path)
     except D4RLTaskError as error:
@@ -148,11 +158,6 @@ def _generate(task: Task, path: Path, download_error: D4RLTaskError | None) -> N
         raise D4RLTaskError(
             f"{download_error}; a synthetic dataset is not available either: {error}"
         ) from error
-
-
-def _exists(path: Path) -> bool:
-    with read_errors(path):
-        return path.exists()
 
 
 def _load_file(task: Task, path: Path, source: str) -> Dataset:

@@ -84,7 +84,7 @@ def _idle_environments(key: Hashable) -> list[Any]:
 
 
 class ReusingEpisodes(Episodes):
-    """Episodes whose environments are used again: each that is made leaves a file open for good.
+    """Episodes whose environments are used again: making one takes long or leaves a file open.
 
     `close` keeps the environments for the next episodes.
 

@@ -26,12 +26,16 @@ COMPUTED_HERE = "computed here"
 
 def dataset_folder() -> Path:
     """The folder of D4RL's dataset files: `$D4RL_DATASET_DIR`, else `~/.d4rl/datasets`."""
+    folder = os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets"
+    return in_home(folder, "set D4RL_DATASET_DIR to a folder for datasets")
+
+
+def in_home(path: str, advice: str) -> Path:
+    """A path that may begin with ~; the error without a home folder ends with the advice."""
     try:
-        return Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise D4RLTaskError(
-            "the home folder is unknown: set D4RL_DATASET_DIR to a folder for datasets"
-        ) from error
+        raise D4RLTaskError(f"the home folder is unknown: {advice}") from error
 
 
 def synthetic_path(task_name: str) -> Path:
@@ -65,6 +69,12 @@ def read_errors(path: Path) -> Iterator[None]:
         raise D4RLTaskError(
             f"cannot read {path} ({error.strerror or error}): give a file that you may read"
         ) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether a file is there; D4RLTaskError if its folder may not be read."""
+    with read_errors(path):
+        return path.exists()
 
 
 @contextmanager

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import importlib
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from gymnasium.spaces import Box
 from d4rl_tasks.command_line import printable
 from d4rl_tasks.datasets import Dataset, minari_dataset
 from d4rl_tasks.episodes import Episodes, check_count
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors
 from d4rl_tasks.tasks import Task
 
 RANDOM_EPISODES = 20
@@ -38,19 +37,14 @@ RANDOM_EPISODES = 20
 PACKAGES = ("gymnasium_robotics", "minigrid")
 
 
-@contextlib.contextmanager
-def _minari_errors(name: str) -> Iterator[None]:
+def _minari_errors(name: str) -> contextlib.AbstractContextManager:
     """Neither Minari nor environments have an exception class of their own."""
-    try:
-        yield
-    except D4RLTaskError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise D4RLTaskError(
+    return foreign_errors(
+        lambda reason: D4RLTaskError(
             f"Minari dataset {name} cannot be used ({reason}): 'minari list local' lists those on "
             "this machine, 'minari list remote' those to download"
-        ) from error
+        )
+    )
 
 
 def _unusable(name: str, problem: str) -> D4RLTaskError:

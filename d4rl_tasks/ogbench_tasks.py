@@ -15,7 +15,6 @@ import importlib
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -26,10 +25,17 @@ import gymnasium
 import numpy as np
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.datasets import Dataset
+from d4rl_tasks.datasets import Dataset, generate_once
 from d4rl_tasks.episodes import ReusingEpisodes, check_count, global_draws_from
-from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.files import file_checksum, read_errors, sole_writer, synthetic_path
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors, reason_of
+from d4rl_tasks.files import (
+    exists,
+    file_checksum,
+    in_home,
+    read_errors,
+    sole_writer,
+    synthetic_path,
+)
 from d4rl_tasks.hdf5 import UnusableDatasetError, to_float32
 from d4rl_tasks.tasks import Task
 
@@ -135,15 +141,12 @@ def _keep_action_space(environment: Any) -> None:
         )
 
 
-@cache
-def _sizes(name: str) -> tuple[int, int]:
-    """S and A, of a task whose actions are in [-1, 1]."""
-    with contextlib.closing(make(name)) as environment:
-        actions: Any = environment.action_space
-        if not ((actions.low == -1).all() and (actions.high == 1).all()):
-            raise D4RLTaskError(f"{name} cannot be used: its actions are not in [-1, 1]")
-        observations: Any = environment.observation_space
-        return observations.shape[0], actions.shape[0]
+def _sizes(environment: Any) -> tuple[int, int]:
+    """S and A, of an environment whose actions are in [-1, 1]."""
+    actions = environment.action_space
+    if not ((actions.low == -1).all() and (actions.high == 1).all()):
+        raise D4RLTaskError(f"{environment.spec.id} cannot be used: its actions are not in [-1, 1]")
+    return environment.observation_space.shape[0], actions.shape[0]
 
 
 def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
@@ -193,9 +196,9 @@ def _load_any(name: str) -> Dataset:
 
 def _download(name: str) -> Path:
     ogbench, (_, dataset) = _ogbench(), _split(name)
-    folder = Path(FOLDER).expanduser()
+    folder = in_home(FOLDER, "give the path of the dataset as its source")
     path = folder / f"{dataset}.npz"
-    if path.exists():
+    if exists(path):
         return path
     with sole_writer(path, "downloads", progress=path.with_name(path.name + ".tmp")):
         usual = socket.getdefaulttimeout()
@@ -204,10 +207,10 @@ def _download(name: str) -> Path:
             with contextlib.redirect_stdout(sys.stderr):
                 ogbench.download_datasets([dataset], str(folder))
         except (OSError, HTTPException) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = printable(reason_of(error))
             raise D4RLTaskError(
-                f"OGBench cannot download {dataset} ({printable(reason)}): put {path.name} into "
-                f"{folder}, or give its path as the source"
+                f"OGBench cannot download {dataset} ({reason}): put {path.name} into {folder}, or "
+                "give its path as the source"
             ) from error
         finally:
             socket.setdefaulttimeout(usual)
@@ -225,14 +228,7 @@ def _generated(name: str) -> Path:
 
     _, dataset = _split(name)
     path = synthetic_path(dataset).with_suffix(".npz")
-    if not path.exists():
-        with sole_writer(path, "generates"):
-            if not path.exists():  # another process generated it meanwhile
-                print(
-                    f"generating a synthetic dataset for {dataset} at {printable(path)}",
-                    file=sys.stderr,
-                )
-                generate(dataset, path)
+    generate_once(dataset, path, lambda: generate(dataset, path))
     return path
 
 
@@ -266,8 +262,9 @@ def _transitions(name: str, path: Path) -> tuple[dict[str, np.ndarray], bool]:
         found = _ogbench().load_dataset(str(path), add_info=True)
         with global_draws_from(np.random.RandomState(0)):
             _relabel(get_task(name).robot, environment, found)
+        states, actions = _sizes(environment)
     arrays = {key: to_float32(str(path), key, found[key]) for key in KEYS}
-    for key, size in zip(KEYS, (*_sizes(name), _sizes(name)[0]), strict=False):
+    for key, size in zip(KEYS, (states, actions, states), strict=False):
         if arrays[key].shape[1:] != (size,):
             problem = f"has {key} of shape {arrays[key].shape}, {name} needs (N, {size})"
             raise UnusableDatasetError(str(path), problem)
@@ -291,17 +288,13 @@ def _check_rows(path: Path, rows: dict[str, np.ndarray]) -> None:
         raise UnusableDatasetError(str(path), problem)
 
 
-@contextlib.contextmanager
-def _unusable(path: Path) -> Iterator[None]:
+def _unusable(path: Path) -> contextlib.AbstractContextManager:
     """Whatever NumPy and OGBench raise on a file that is not a dataset of the task."""
-    try:
-        yield
-    except D4RLTaskError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        problem = f"is not a dataset of this task in OGBench's layout ({printable(reason)})"
-        raise UnusableDatasetError(str(path), problem) from error
+    return foreign_errors(
+        lambda reason: UnusableDatasetError(
+            str(path), f"is not a dataset of this task in OGBench's layout ({printable(reason)})"
+        )
+    )
 
 
 class OGBenchEpisodes(ReusingEpisodes):
@@ -315,7 +308,7 @@ class OGBenchEpisodes(ReusingEpisodes):
     def __init__(self, name: str, num_envs: int):
         super().__init__(get_task(name), lambda: make(name), ("ogbench", name), num_envs)
         # Environments draw from NumPy's global generator, which must be each episode's own.
-        self._draws = {id(one): np.random.RandomState() for one in self.environments}
+        self._draws: dict[int, np.random.RandomState] = {}
 
     def scores(self, returns: np.ndarray) -> np.ndarray:
         """1 for episodes that have succeeded, which alone ends one early, else 0: (num_envs,)."""

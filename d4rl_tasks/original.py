@@ -27,7 +27,7 @@ import numpy as np
 from d4rl_tasks import datasets, tasks
 from d4rl_tasks.datasets import Dataset
 from d4rl_tasks.episodes import ReusingEpisodes, check_count, global_draws_from
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors
 from d4rl_tasks.files import checksum, read_errors
 from d4rl_tasks.tasks import Task
 
@@ -207,12 +207,10 @@ def _load_file(task: Task, path: Path, source: str) -> Dataset:
 def _transitions(name: str, path: Path) -> dict[str, np.ndarray]:
     d4rl = importlib.import_module("d4rl")
     environment = _environment(name)
-    try:
+    # d4rl asserts, and passes on what h5py raises.
+    with foreign_errors(lambda why: D4RLTaskError(f"d4rl cannot read {path} for {name} ({why})")):
         rows = environment.get_dataset(h5path=str(path))
         arrays = d4rl.qlearning_dataset(environment, dataset=rows)
-    except Exception as error:  # d4rl asserts, and passes on what h5py raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise D4RLTaskError(f"d4rl cannot read {path} for {name} ({reason})") from error
     return {key: values.astype(np.float32, copy=False) for key, values in arrays.items()}
 
 
@@ -241,6 +239,10 @@ class OriginalEpisodes(ReusingEpisodes):
     def __init__(self, name: str, num_envs: int, goal_seed: int = 0):
         key = (name, goal_seed)
         super().__init__(get_task(name), lambda: make(name, goal_seed), key, num_envs)
+
+    def scores(self, returns: np.ndarray) -> np.ndarray:
+        """d4rl's own scores."""
+        return normalized_score(self.task.name, returns)
 
     def _reset_one(self, environment: Any, seed: int) -> np.ndarray:
         # The innermost: antmaze's wrapper keeps a seed to itself.
