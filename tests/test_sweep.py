@@ -26,7 +26,9 @@ GRID = [
     "--seeds",
     "0-1",
 ]
-STEPS = 1000  # that a run which is under way is still so when a signal has come through Ray
+# Long enough that a run seen at step 200 is still under way when a signal comes through Ray:
+# 1,000 steps take as little as a second.
+STEPS = 4000
 SHORT = ["--max_timesteps", str(STEPS), "--eval_freq", "100", "--batch_size", "16"]
 SHORT += ["--hidden", "8", "8", "--logger", "none"]
 
@@ -87,7 +89,7 @@ def test_a_grid_with_a_killed_worker_ends_whole_and_is_then_skipped(start):
     code, out, err = end(sweeping)
     assert code == 0, out + err
     assert "4 finished" in out and last_steps() == [STEPS] * 4
-    assert re.search(r"IQL hopper-medium-v2 seed 1 .*1000/1000 .*steps/s .*score", out)
+    assert re.search(r"IQL hopper-medium-v2 seed 1 .*4,?000/4,?000 .*steps/s .*score", out)
     log = mark.with_suffix(".log").read_text()
     resumed = re.search(r"resumed at step (\d+)", log)
     assert resumed and int(resumed[1]) >= 100  # the row of step 200 comes before its checkpoint
