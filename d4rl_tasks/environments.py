@@ -18,7 +18,7 @@ from d4rl_tasks.episodes import check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import choose_renderer
-from d4rl_tasks.robots import AntMaze, Robot, make_robot
+from d4rl_tasks.robots import Robot, make_robot
 from d4rl_tasks.tasks import Task, get_task, normalized_score, task_names
 from d4rl_tasks.viewers import Renderer
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class D4RLEnv(MujocoEnv):
     """One D4RL environment: `d4rl_tasks.make(name)` or `gymnasium.make("d4rl/" + name)`.
 
-    `model`, `data` and `set_state(qpos, qvel)` are MujocoEnv's; antmaze has `target_goal`, (2,)
-    float64, x and y in metres.
+    `model`, `data` and `set_state(qpos, qvel)` are MujocoEnv's; antmaze and maze2d have
+    `target_goal`, (2,) float64, x and y in metres.
 
     Args:
         name: a task's name.
@@ -45,7 +45,7 @@ class D4RLEnv(MujocoEnv):
         warn_if_unverified()
         self.task = get_task(name)
         self.robot = make_robot(self.task)
-        self.target_goal = draw_goal(self.robot, np.random.default_rng(goal_seed))
+        self.target_goal = self.robot.draw_goal(np.random.default_rng(goal_seed))
         if kwargs.get("render_mode") not in (None, "human"):
             choose_renderer()  # also with a screen: DISPLAY may name one that is gone
         if kwargs.get("camera_id") is None and self.task.maze is None:
@@ -87,7 +87,7 @@ class D4RLEnv(MujocoEnv):
 
     def reset_model(self) -> np.ndarray:
         if self.task.goal_resampled_each_episode:
-            self.target_goal = draw_goal(self.robot, self.np_random)
+            self.target_goal = self.robot.draw_goal(self.np_random)
         self.set_state(*self.robot.initial_state(self.model, self.np_random))
         return self.robot.observation(self.data.qpos, self.data.qvel)
 
@@ -97,8 +97,7 @@ class D4RLEnv(MujocoEnv):
         if action.shape != (self.model.nu,):
             raise ValueError(f"action has shape {action.shape}, the robot takes ({self.model.nu},)")
         before = self.robot.position(self.data)
-        self.data.ctrl[:] = action * self.robot.action_scale
-        mujoco.mj_step(self.model, self.data, nstep=self.frame_skip)
+        self.robot.simulate(self.model, self.data, action)
         velocity = (self.robot.position(self.data) - before) / self.dt
         qpos, qvel = self.data.qpos, self.data.qvel
         reward = self.robot.reward(qpos, np.asarray(velocity), action, self.target_goal)
@@ -236,7 +235,7 @@ class LockstepVectorEnv(VectorEnv):
         if seed is not None:
             self._rngs[index] = np.random.default_rng(seed)
         if self.task.goal_resampled_each_episode and self.target_goals is not None:
-            self.target_goals[index] = draw_goal(self.robot, self._rngs[index])
+            self.target_goals[index] = self.robot.draw_goal(self._rngs[index])
         self.set_state(index, *self.robot.initial_state(self.model, self._rngs[index]))
 
     def set_state(self, index: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
@@ -267,7 +266,7 @@ class LockstepVectorEnv(VectorEnv):
         actions = clipped(actions)
         running = self.active
         before = self._position.copy()
-        self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)
+        self._simulate(np.flatnonzero(running), actions)
         velocity = (self._position - before) / self._seconds_per_step()
         reward = self.robot.reward(self.qpos, velocity, actions, self.target_goals)
         self._elapsed += running
@@ -277,15 +276,14 @@ class LockstepVectorEnv(VectorEnv):
         self._truncated |= truncated
         return self.observations(), np.where(running, reward, 0.0), terminated, truncated, {}
 
-    def _simulate(self, indices: np.ndarray, controls: np.ndarray) -> None:
+    def _simulate(self, indices: np.ndarray, actions: np.ndarray) -> None:
         turns = itertools.count()  # next() of it is atomic
 
         def work() -> None:
             while (turn := next(turns)) < len(indices):
                 index = indices[turn]
                 data = self.datas[index]
-                data.ctrl[:] = controls[index]
-                mujoco.mj_step(self.model, data, nstep=self.robot.frame_skip)
+                self.robot.simulate(self.model, data, actions[index])
                 self.qpos[index] = data.qpos
                 self.qvel[index] = data.qvel
                 self._position[index] = self.robot.position(data)
@@ -335,14 +333,9 @@ def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
     return Box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, size, np.float64)
 
 
-def draw_goal(robot: Robot, rng: np.random.Generator) -> np.ndarray | None:
-    """(2,) a goal in the maze's G cell; None for a robot without a maze."""
-    return robot.maze.sample_goal(rng) if isinstance(robot, AntMaze) else None
-
-
 def fixed_goals(robot: Robot, count: int, goal_seed: int) -> np.ndarray | None:
     """(count, 2) the same goal for every episode; None for a robot without a maze."""
-    goal = draw_goal(robot, np.random.default_rng(goal_seed))
+    goal = robot.draw_goal(np.random.default_rng(goal_seed))
     return None if goal is None else np.tile(goal, (count, 1))
 
 

@@ -7,7 +7,7 @@
     episodes = original.make_vec("pen-human-v1", 10)
 
 Environments, datasets and scores are theirs: `gym.make`, `d4rl.qlearning_dataset` and
-`env.get_normalized_score`. Any D4RL task that is registered there can be used, not only the 86 of
+`env.get_normalized_score`. Any D4RL task that is registered there can be used, not only those of
 this package. `tests/original_stack/build` installs the packages in an environment of their own.
 """
 
@@ -149,7 +149,7 @@ def _prints_to_stderr() -> contextlib.AbstractContextManager:
 def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
     """Load a task's transitions by `d4rl.qlearning_dataset`.
 
-    A file of one of this package's 86 tasks is found, downloaded or generated as
+    A file of one of this package's tasks is found, downloaded or generated as
     `d4rl_tasks.load_dataset` does it; that of any other task d4rl downloads, or it is a path.
 
     Raises:

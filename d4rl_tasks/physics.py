@@ -1,7 +1,7 @@
 """MuJoCo 2.1's physics on today's MuJoCo.
 
 D4RL was recorded, and every published D4RL score was evaluated, on MuJoCo 2.1.0 or older. Today's
-MuJoCo moves the same robots differently, for two reasons, both in the model and neither in the
+MuJoCo moves the same robots differently, for three reasons, all in the model and none in the
 integrator:
 
 1. Capsule inertia. Until 2.1.1 the model compiler took the mass and inertia of a capsule (radius r,
@@ -14,11 +14,14 @@ integrator:
 2. Contact margins. Until 3.4 the margin of a contact was the larger of its two geoms' margins;
    since 3.5 it is their sum. Remedy: halve every geom's margin. That is exact where all geoms have
    the same margin, as in D4RL's robots; other models are refused, not silently approximated.
+3. Bodies that only slide, as maze2d's ball. How much a contact force accelerates a body is
+   estimated for the solver (`body_invweight0`): 2.1 takes the mean of x, y and z, also of those in
+   which the body cannot move, today's MuJoCo 1 / mass. Remedy: set the mean.
 
-With both, one environment step from a recorded state agrees with MuJoCo 2.1.0 through mujoco-py to
+With these, one environment step from a recorded state agrees with MuJoCo 2.1.0 through mujoco-py to
 about 1e-12. Compare one step, not rollouts: contact-rich robots are chaotic, any rounding grows.
 
-A third difference cannot be undone in the model: up to 3.2.6 a sphere or capsule whose centre line
+A fourth difference cannot be undone in the model: up to 3.2.6 a sphere or capsule whose centre line
 is inside a box counts as one radius deep in it, since 3.2.7 as deep as it is. About two steps in a
 thousand of an ant walking in a maze get a leg so far into a wall. So the version pinned is 3.2.6.
 """
@@ -36,6 +39,7 @@ DEPTH_IN_BOXES_CHANGED = (3, 2, 7)
 CONTACTS_CHANGED = (3, 11)
 MARGINS_ADD_SINCE = (3, 5)
 FREE_JOINT_RK4_CHANGED = (4, 0)
+ONLY_SLIDES = 2  # of `body_simple`
 
 
 def mujoco_version() -> tuple[int, ...]:
@@ -50,7 +54,8 @@ def compile_as_mujoco_2_1(spec: mujoco.MjSpec) -> mujoco.MjModel:
         spec: any model; it is left as it was.
 
     Returns:
-        A new MjModel with 2.1's capsule masses and inertias, and with 2.1's contact margins.
+        A new MjModel with 2.1's capsule masses and inertias, contact margins and weights of sliding
+        bodies.
 
     Raises:
         D4RLTaskError: the model's contact margins cannot be expressed in this MuJoCo version.
@@ -60,6 +65,7 @@ def compile_as_mujoco_2_1(spec: mujoco.MjSpec) -> mujoco.MjModel:
     if mujoco_version() >= MARGINS_ADD_SINCE:
         _halve_margins(model)
     mujoco.mj_setConst(model, mujoco.MjData(model))
+    _average_weights(model)
     return model
 
 
@@ -91,6 +97,12 @@ def _halve_margins(model: mujoco.MjModel) -> None:
             "margin or have a gap: give all geoms one margin and no gap"
         )
     model.geom_margin[:] /= 2
+
+
+def _average_weights(model: mujoco.MjModel) -> None:
+    sliding = np.flatnonzero(model.body_simple == ONLY_SLIDES)
+    axes = model.body_dofnum[sliding]
+    model.body_invweight0[sliding, 0] = axes / (3 * model.body_mass[sliding])
 
 
 def verification_warning(version: tuple[int, ...]) -> str | None:

@@ -2,7 +2,8 @@
 
 These are gym's `-v2` robots as D4RL used them (gym 0.23 with mujoco-py), written once for a single
 environment and for many in lockstep: every function takes arrays whose last axis is the state's.
-The models are gymnasium's MJCF files, compiled to move as in MuJoCo 2.1 (`physics.py`).
+The models are gymnasium's MJCF files, and `point_maze.xml`, compiled to move as in MuJoCo 2.1
+(`physics.py`).
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import mujoco
 import numpy as np
 
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.mazes import Maze, get_maze
+from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntCells, PointCells
 from d4rl_tasks.physics import compile_as_mujoco_2_1
 from d4rl_tasks.tasks import Task
 
@@ -24,6 +25,7 @@ class Robot:
     """Base class: x-velocity is rewarded, actions are torques in [-1, 1].
 
     Attributes:
+        xml: path of the MJCF file, or its name among gymnasium's.
         frame_skip: simulator steps per environment step.
         camera: default free camera for rendering.
     """
@@ -60,6 +62,15 @@ class Robot:
         """Draw a start's velocity, (size,)."""
         return rng.uniform(-self.reset_noise, self.reset_noise, size)
 
+    def draw_goal(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Draw the goal of evaluations, (2,) x and y in metres; None without a maze."""
+        return None
+
+    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
+        """Move by one environment step under an action, (A,) in [-1, 1]."""
+        data.ctrl[:] = action * self.action_scale
+        mujoco.mj_step(model, data, nstep=self.frame_skip)
+
     def position(self, data: mujoco.MjData) -> float:
         """The x position whose change is rewarded, in metres."""
         return data.qpos[0]
@@ -77,7 +88,7 @@ class Robot:
             qpos: (..., nq) after the step.
             velocity: (...) m/s, the change of `position` over the step.
             action: (..., A) as applied, in [-1, 1].
-            goal: (..., 2) metres; only antmaze looks at it.
+            goal: (..., 2) metres; only robots in mazes look at it.
         """
         return self.healthy_reward + velocity - self.control_cost * np.square(action).sum(-1)
 
@@ -181,7 +192,7 @@ class AntMaze(Ant):
     goal_radius = 0.5
     camera = {"distance": 45.0, "elevation": -80.0, "azimuth": 90.0}
 
-    def __init__(self, maze: Maze):
+    def __init__(self, maze: AntCells):
         self.maze = maze
         x, y = maze.cell_centers(maze.free_cells()).mean(axis=0)
         self.camera = self.camera | {"lookat": (x, y, 0.0)}
@@ -213,6 +224,9 @@ class AntMaze(Ant):
             rgba=[0.7, 0.5, 0.3, 1.0],
         )
 
+    def draw_goal(self, rng: np.random.Generator) -> np.ndarray:
+        return self.maze.sample_goal(rng)
+
     def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         return np.concatenate([qpos, qvel], axis=-1)
 
@@ -229,13 +243,83 @@ class AntMaze(Ant):
         return np.linalg.norm(qpos[..., :2] - goal, axis=-1) <= self.goal_radius
 
 
+class PointMaze(Robot):
+    """D4RL's maze2d: a ball that forces push through a maze, to a goal where it stays.
+
+    Attributes:
+        maze: the cells; the ball starts in any free one.
+        dense: the reward is exp(-distance to the goal), not 1 within `goal_radius`.
+        goal_radius: metres.
+    """
+
+    xml = str(Path(__file__).parent / "point_maze.xml")
+    frame_skip = 1
+    reset_noise = 0.1
+    largest_speed = 5.0
+    goal_radius = 0.5
+    # Where the model has the wall of cell (0, 0); the ball's own coordinates begin `shift` further.
+    origin = 1.0
+
+    def __init__(self, maze: PointCells, dense: bool):
+        self.maze = maze
+        self.dense = dense
+        cells = np.array([len(maze.rows), len(maze.rows[0])])
+        x, y = self.origin + (cells - 1) / 2
+        self.camera = {"distance": 1.5 * cells.max(), "elevation": -90.0, "lookat": (x, y, 0.0)}
+
+    def spec(self) -> mujoco.MjSpec:
+        """The ball, its goal and the walls."""
+        spec = mujoco.MjSpec.from_file(self.xml)
+        goal = next(site for site in spec.sites if site.name == "goal")
+        goal.pos = [*(self.maze.cell_of("G") + self.origin + self.maze.shift), 0.0]
+        for x, y in self.maze.wall_cells() + self.origin:
+            spec.worldbody.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                pos=[x, y, 0.0],
+                size=[0.5, 0.5, 0.2],
+                rgba=[0.7, 0.5, 0.3, 1.0],
+            )
+        return spec
+
+    def draw_goal(self, rng: np.random.Generator) -> np.ndarray:
+        return self.maze.cell_centers(self.maze.cell_of("G"))
+
+    def initial_state(
+        self, model: mujoco.MjModel, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        cell = self.maze.cell_centers(rng.choice(self.maze.free_cells()))
+        qpos = cell + rng.uniform(-self.reset_noise, self.reset_noise, model.nq)
+        return qpos, self.reset_noise * rng.standard_normal(model.nv)
+
+    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
+        np.clip(data.qvel, -self.largest_speed, self.largest_speed, out=data.qvel)
+        # As D4RL does; it is where the solver of the step begins.
+        mujoco.mj_forward(model, data)
+        super().simulate(model, data, action)
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        return np.concatenate([qpos, qvel], axis=-1)
+
+    def reward(
+        self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
+    ) -> np.ndarray:
+        assert goal is not None, "every maze has a goal"
+        distance = np.linalg.norm(qpos - goal, axis=-1)
+        return np.exp(-distance) if self.dense else (distance <= self.goal_radius).astype(float)
+
+    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        return np.zeros(qpos.shape[:-1], dtype=bool)
+
+
 ROBOTS = {"walker2d": Walker2d, "hopper": Hopper, "halfcheetah": HalfCheetah, "ant": Ant}
 
 
 def make_robot(task: Task) -> Robot:
     """The robot of a task, in its maze if it has one."""
-    if task.maze:
-        return AntMaze(get_maze(task.maze))
+    if task.maze and task.robot == "antmaze":
+        return AntMaze(AntCells(ANT_LAYOUTS[task.maze]))
+    if task.maze and task.robot == "maze2d":
+        return PointMaze(PointCells(POINT_LAYOUTS[task.maze]), dense=task.quality == "dense")
     if task.robot not in ROBOTS:
         raise D4RLTaskError(f"no robot named {task.robot!r}: there are {', '.join(ROBOTS)}")
     return ROBOTS[task.robot]()

@@ -1,4 +1,4 @@
-"""The 86 tasks: their names, robots, datasets' addresses and reference scores."""
+"""The 106 tasks: their names, robots, datasets' addresses and reference scores."""
 
 import difflib
 import json
@@ -17,14 +17,14 @@ class Task:
 
     Attributes:
         name: D4RL's name, e.g. "walker2d-medium-expert-v2".
-        robot: "halfcheetah", "hopper", "walker2d", "ant" or "antmaze".
+        robot: "halfcheetah", "hopper", "walker2d", "ant", "antmaze" or "maze2d".
         quality: what collected the data: "random", "medium", "expert", "medium-replay",
             "full-replay", "medium-expert"; for antmaze the starts and goals: "" (one of each),
-            "play" or "diverse".
+            "play" or "diverse"; for maze2d the reward: "" (sparse) or "dense".
         url: where D4RL publishes the dataset.
         ref_min_score, ref_max_score: returns that score 0 and 1 (D4RL, `infos.py`).
         max_episode_steps: time limit in environment steps.
-        maze: "umaze", "medium" or "large"; None for the other robots.
+        maze: "umaze", "medium", "large" and others (`mazes.py`); None for robots without one.
         goal_resampled_each_episode: antmaze: a new goal at every reset, not a fixed one.
     """
 
@@ -57,13 +57,13 @@ def _table() -> dict[str, Task]:
 
 def _task(name: str, entry: dict) -> Task:
     robot, _, quality = name.rpartition("-v")[0].partition("-")
-    if robot == "antmaze":
+    if "maze" in entry:
         quality = quality.removeprefix(entry["maze"]).removeprefix("-")
     return Task(name=name, robot=robot, quality=quality, **entry)
 
 
 # Robots of D4RL's other tasks.
-BEYOND = ("maze2d", "pen", "hammer", "door", "relocate", "kitchen", "flow", "carla", "minigrid")
+BEYOND = ("pen", "hammer", "door", "relocate", "kitchen", "flow", "carla", "minigrid")
 
 
 def task_names() -> list[str]:
@@ -80,7 +80,7 @@ def get_task(name: str) -> Task:
     task = _table().get(name.removeprefix("d4rl/"))
     if task is None:
         if name.removeprefix("d4rl/").startswith(BEYOND):
-            raise D4RLTaskError(f"{name} is not among the 86 tasks here: --backend d4rl has it")
+            raise D4RLTaskError(f"{name} is not among the 106 tasks here: --backend d4rl has it")
         if "/" in name.removeprefix("d4rl/"):
             raise D4RLTaskError(f"unknown task {name!r}: a Minari dataset needs --backend minari")
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)

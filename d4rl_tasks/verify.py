@@ -34,7 +34,7 @@ def one_step_errors(
     """Largest absolute difference in any position or velocity after one environment step.
 
     Args:
-        robot: whose frame skip and action scale apply.
+        robot: whose step it is.
         model: what to step.
         qpos, next_qpos: (n, nq) before and after, in metres, radians and quaternions.
         qvel, next_qvel: (n, nv) likewise, per second.
@@ -48,8 +48,7 @@ def one_step_errors(
     for i in range(len(qpos)):
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.qvel[:] = qpos[i], qvel[i]
-        data.ctrl[:] = np.clip(actions[i], -1, 1) * robot.action_scale
-        mujoco.mj_step(model, data, nstep=robot.frame_skip)
+        robot.simulate(model, data, np.clip(actions[i], -1, 1))
         errors[i] = max(
             np.abs(data.qpos - next_qpos[i]).max(), np.abs(data.qvel - next_qvel[i]).max()
         )

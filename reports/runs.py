@@ -66,11 +66,12 @@ class Run:
 
     @property
     def family(self) -> str:
-        """The tasks that a mean may be taken over: "antmaze" or "MuJoCo", or another backend's."""
+        """The tasks that a mean may be taken over: by robot, or another backend's."""
         backend = printable(self.settings.get("backend", "d4rl_tasks"))
         if backend in OTHER_BACKENDS:
             return OTHER_BACKENDS[backend]
-        return "antmaze" if self.env.startswith("antmaze") else "MuJoCo"
+        robot = self.env.partition("-")[0]
+        return robot if robot in ("antmaze", "maze2d") else "MuJoCo"
 
     @property
     def code(self) -> list[str]:

@@ -26,24 +26,31 @@ from d4rl_tasks.files import atomic_path, synthetic_path
 from d4rl_tasks.hdf5 import task_sizes
 from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
-from d4rl_tasks.synthetic.navigation import Navigator
+from d4rl_tasks.synthetic.navigation import Navigator, WaypointController
 from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
-# By default as many rows as D4RL's file has; in mazes, where D4RL has 1,000,000, as many as two
+# By default as many rows as D4RL's file has; for antmaze, where D4RL has 1,000,000, as many as two
 # cores generate in less than three minutes.
-TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS, MAZE_TRANSITIONS = 1_000_000, 2_000_000, 600_000
+TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS, ANTMAZE_TRANSITIONS = 1_000_000, 2_000_000, 600_000
 REPLAY_TRANSITIONS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
+MAZE2D_TRANSITIONS = {
+    "open": 1_000_000,
+    "umaze": 1_000_000,
+    "medium": 2_000_000,
+    "large": 4_000_000,
+}
 LANES = 32
 SHORTEST_LANE = 5_000
 ANTMAZE_BEHAVIOUR = "antdir/0400000.npz"
+MAZE_ALGORITHMS = {"antmaze": "SAC and a planner", "maze2d": "waypoint controller"}
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 NUMBER_FORMAT = {"terminals": bool, "timeouts": bool, "infos/qpos": float, "infos/qvel": float}
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One stream of episodes: `length` transitions by one behaviour (None acts at random)."""
+    """One stream of episodes: `length` transitions by one behaviour (None: see `behaviours_of`)."""
 
     behaviour: Behaviour | None
     length: int
@@ -52,12 +59,14 @@ class Lane:
 def behaviours_of(task: Task) -> list[Behaviour | None]:
     """The behaviours whose transitions make up a task's dataset, in their order in the file.
 
+    None stands for random actions, and for maze2d's controller, which needs no training.
+
     Raises:
         D4RLTaskError: this robot has none.
     """
     if task.robot == "antmaze":
         return [load_behaviour(ANTMAZE_BEHAVIOUR)]
-    if task.quality == "random":
+    if task.quality == "random" or task.robot == "maze2d":
         return [None]
     entries = read_manifest().get(task.robot)
     if entries is None:
@@ -79,8 +88,10 @@ def behaviours_of(task: Task) -> list[Behaviour | None]:
 
 def default_transitions(task: Task) -> int:
     """Rows of a task's synthetic dataset, unless others are asked for."""
-    if task.maze:
-        return MAZE_TRANSITIONS
+    if task.robot == "antmaze":
+        return ANTMAZE_TRANSITIONS
+    if task.robot == "maze2d":
+        return MAZE2D_TRANSITIONS[str(task.maze).removeprefix("eval-")]
     if task.quality == "medium-expert":
         return MEDIUM_EXPERT_TRANSITIONS
     if task.quality == "medium-replay":
@@ -137,6 +148,9 @@ class SamplingController:
         return np.zeros(environment.num_envs, dtype=bool)
 
 
+Controller = SamplingController | Navigator | WaypointController
+
+
 def roll_out(task: Task, lanes: list[Lane], seed: int) -> tuple[dict[str, np.ndarray], dict]:
     """Step all lanes together for as long as the longest.
 
@@ -146,11 +160,7 @@ def roll_out(task: Task, lanes: list[Lane], seed: int) -> tuple[dict[str, np.nda
     streams = np.random.SeedSequence(seed).spawn(len(lanes))
     with_actions = [np.random.default_rng(stream.spawn(1)[0]) for stream in streams]
     environment = make_vec(task.name, len(lanes))
-    controller: SamplingController | Navigator
-    if task.maze and lanes[0].behaviour:
-        controller = Navigator(task, environment, lanes[0].behaviour, with_actions)
-    else:
-        controller = SamplingController(lanes, environment.model.nu, with_actions)
+    controller = _controller(task, environment, lanes, with_actions)
     try:
         seeds = [int(stream.generate_state(1)[0]) for stream in streams]
         return _record(environment, controller, np.array([lane.length for lane in lanes]), seeds)
@@ -158,9 +168,19 @@ def roll_out(task: Task, lanes: list[Lane], seed: int) -> tuple[dict[str, np.nda
         environment.close()
 
 
+def _controller(
+    task: Task, environment: LockstepVectorEnv, lanes: list[Lane], rngs: list[np.random.Generator]
+) -> Controller:
+    if task.robot == "maze2d":
+        return WaypointController(environment, rngs)
+    if task.robot == "antmaze":
+        return Navigator(task, environment, load_behaviour(ANTMAZE_BEHAVIOUR), rngs)
+    return SamplingController(lanes, environment.model.nu, rngs)
+
+
 def _record(
     environment: LockstepVectorEnv,
-    controller: "SamplingController | Navigator",
+    controller: Controller,
     lengths: np.ndarray,
     seeds: list[int],
 ) -> tuple[dict[str, np.ndarray], dict]:
@@ -225,12 +245,14 @@ def _episode_statistics(
     totals = np.add.reduceat(arrays["rewards"].astype(np.float64), np.r_[0, stops[:-1] + 1])
     is_whole = ends[stops]
     statistics: dict[str, float] = {"transitions": len(ends), "episodes": int(is_whole.sum())}
-    if is_whole.any():
+    if not is_whole.any():
+        return statistics
+    if task.robot != "maze2d":  # whose ways to goals are no episodes of the task
         mean = totals[is_whole].mean()
         statistics["mean_return"] = float(mean)
         statistics["mean_normalized_score"] = float(normalized_score(task.name, mean))
-        if task.maze:
-            statistics["goal_rate"] = float(arrivals[stops][is_whole].mean())
+    if task.maze:
+        statistics["goal_rate"] = float(arrivals[stops][is_whole].mean())
     return statistics
 
 
@@ -295,7 +317,7 @@ def generate(
 
     Returns:
         The file's attributes: rows, episodes, and over the whole episodes the
-        mean return and normalised score, and for antmaze the share that reached its goal.
+        mean return and normalised score (not maze2d), and in mazes the share that reached its goal.
 
     Raises:
         D4RLTaskError: unknown task, no behaviour for it, bad numbers, or an unwritable file.
@@ -317,11 +339,15 @@ def generate(
         "generator": "d4rl_tasks.synthetic.generate",
         "task": task.name,
         "seed": seed,
-        "behaviours": [b.name if b else "random" for b in behaviours],
+        "behaviours": [
+            b.name if b else MAZE_ALGORITHMS.get(task.robot, "random") for b in behaviours
+        ],
         "mujoco_version": mujoco.mj_versionString(),
         **statistics,
     }
-    metadata = {"algorithm": "SAC and a planner"} if task.maze else _metadata(behaviours)
+    metadata = _metadata(behaviours)
+    if task.maze:
+        metadata = {"algorithm": MAZE_ALGORITHMS[task.robot]}
     write_dataset(out, arrays, metadata, attributes)
     return statistics
 
@@ -329,8 +355,8 @@ def generate(
 def _foreign(task: Task, path: Path) -> Behaviour:
     if task.maze:
         raise D4RLTaskError(
-            f"{path} cannot generate {task.name}: in mazes a planner steers the project's own "
-            "behaviour; choose a task without a maze"
+            f"{path} cannot generate {task.name}: in mazes a planner steers; choose a task without "
+            "a maze"
         )
     return read_policy(path, *task_sizes(task))
 

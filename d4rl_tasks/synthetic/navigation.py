@@ -1,10 +1,10 @@
-"""A planner that steers a directional ant through a maze, for synthetic antmaze datasets."""
+"""Planners that steer robots through mazes, for the synthetic datasets of antmaze and maze2d."""
 
 import numpy as np
 
 from d4rl_tasks.environments import LockstepVectorEnv
 from d4rl_tasks.mazes import Maze
-from d4rl_tasks.robots import AntMaze
+from d4rl_tasks.robots import AntMaze, PointMaze
 from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.tasks import Task
 
@@ -37,7 +37,7 @@ class Navigator:
     ):
         if not isinstance(environment.robot, AntMaze):
             raise TypeError(f"{task.name} has no maze to plan in")
-        self._maze: Maze = environment.robot.maze
+        self._maze = environment.robot.maze
         self._goal_radius = environment.robot.goal_radius
         self._behaviour = behaviour
         self._rngs = rngs
@@ -94,6 +94,76 @@ class Navigator:
         """(episodes,) bool: at the goal the planner gave, whatever the evaluation's goal is."""
         distance = np.linalg.norm(environment.qpos[:, :2] - self._goals, axis=1)
         return distance <= self._goal_radius
+
+
+class WaypointController:
+    """Drives every ball without end, from goal to goal along the shortest path of cells.
+
+    An action is 10 (waypoint - position) - velocity, clipped, as that of D4RL's controller
+    (`pointmaze/waypoint_controller.py`). Waypoints are the cells of the path minus U(0, 0.2), and
+    the goal, one of all cells. A ball that arrives, or has been under way for the task's time
+    limit, gets another goal where it is.
+
+    Args:
+        environment: of a maze2d task.
+        rngs: one for each ball.
+    """
+
+    proportional_gain = 10.0
+    reached = 0.1  # metres
+
+    def __init__(self, environment: LockstepVectorEnv, rngs: list[np.random.Generator]):
+        if not isinstance(environment.robot, PointMaze):
+            raise TypeError(f"{environment.task.name} is not maze2d")
+        self._maze = environment.robot.maze
+        self._rngs = rngs
+        self._next_cells = {
+            tuple(cell): next_cells(self._maze, cell) for cell in self._maze.free_cells()
+        }
+        self._cells, self._goal_cells = np.zeros((2, environment.num_envs, 2), dtype=int)
+        self._waypoints = np.zeros((environment.num_envs, 2))
+        self._states: tuple[np.ndarray, np.ndarray] | None = None
+
+    def start(self, environment: LockstepVectorEnv, indices: np.ndarray) -> None:
+        """Give each of these balls another goal; all but the first leave it where it was."""
+        for index in indices:
+            if self._states is not None:
+                qpos, qvel = self._states
+                environment.set_state(index, qpos[index], qvel[index])
+            self._cells[index] = cell = self._maze.cells_at(environment.qpos[index])
+            others = self._maze.free_cells()
+            others = others[(others != cell).any(axis=1)]
+            self._goal_cells[index] = self._rngs[index].choice(others)
+            self._advance(index)
+
+    def _advance(self, index: int) -> None:
+        """Take the next cell on the way to the goal as the waypoint."""
+        goal = self._goal_cells[index]
+        self._cells[index] = cell = self._next_cells[tuple(goal)][tuple(self._cells[index])]
+        self._waypoints[index] = self._maze.cell_centers(cell)
+        if (cell != goal).any():
+            self._waypoints[index] -= self._rngs[index].uniform(0, 0.2, 2)
+
+    def act(
+        self, environment: LockstepVectorEnv, observations: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(balls, 4) -> actions (balls, 2) float32, and the goals to record."""
+        for index in np.flatnonzero(self._is_at(environment, self._waypoints)):
+            self._advance(int(index))
+        way = self._waypoints - environment.qpos
+        actions = np.clip(self.proportional_gain * way - environment.qvel, -1, 1)
+        return actions.astype(np.float32), {"infos/goal": self._goals()}
+
+    def arrived(self, environment: LockstepVectorEnv) -> np.ndarray:
+        """(balls,) bool: at the goal the controller gave, whatever the evaluation's goal is."""
+        self._states = environment.qpos.copy(), environment.qvel.copy()
+        return self._is_at(environment, self._goals())
+
+    def _goals(self) -> np.ndarray:
+        return self._maze.cell_centers(self._goal_cells)
+
+    def _is_at(self, environment: LockstepVectorEnv, points: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(environment.qpos - points, axis=1) < self.reached
 
 
 def goal_cells(maze: Maze, quality: str) -> np.ndarray:

@@ -16,7 +16,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import d4rl_tasks
-from d4rl_tasks.mazes import get_maze
+from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntCells, PointCells
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,13 +28,18 @@ ONE_OF_EACH = [
     "antmaze-umaze-v0",
     "antmaze-medium-diverse-v2",
     "antmaze-large-play-v1",
+    "maze2d-umaze-v1",
+    "maze2d-eval-large-dense-v1",
 ]
-SIZES = {"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "ant": (111, 8)}
+SIZES = {
+    **{"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6)},
+    **{"ant": (111, 8), "antmaze": (29, 8), "maze2d": (4, 2)},
+}
 
 
-def test_there_are_86_tasks_all_registered():
+def test_there_are_106_tasks_all_registered():
     names = d4rl_tasks.task_names()
-    assert len(names) == 86
+    assert len(names) == 106
     assert all(f"d4rl/{name}" in gymnasium.registry for name in names)
 
 
@@ -45,7 +50,7 @@ def test_check_env_and_sizes(name):
         warnings.simplefilter("error")
         check_env(environment.unwrapped, skip_render_check=True)
     task = d4rl_tasks.get_task(name)
-    observation, action = SIZES.get(task.robot, (29, 8))
+    observation, action = SIZES[task.robot]
     assert environment.observation_space.shape == (observation,)
     assert environment.action_space.shape == (action,)
     assert environment.spec.max_episode_steps == task.max_episode_steps
@@ -207,7 +212,7 @@ def test_goals_are_drawn_once_or_at_every_reset():
 
 @pytest.mark.parametrize("name", ["umaze", "medium", "large"])
 def test_goals_lie_in_their_cell(name):
-    maze = get_maze(name)
+    maze = AntCells(ANT_LAYOUTS[name])
     rng = np.random.default_rng(0)
     goals = np.array([maze.sample_goal(rng) for _ in range(200)])
     offset = goals - maze.cell_centers(maze.cell_of("G"))
@@ -237,13 +242,57 @@ def test_walls_stop_the_ant():
 
 
 def test_shortest_paths():
-    maze = get_maze("umaze")
+    maze = AntCells(ANT_LAYOUTS["umaze"])
     distances = maze.distances_to(maze.cell_of("G"))
     assert distances[tuple(maze.cell_of("R"))] == 6
     assert np.isinf(distances[0, 0])
 
 
-@pytest.mark.parametrize("name", ["walker2d-expert-v2", "antmaze-large-play-v0"])
+# maze2d
+
+
+@pytest.mark.parametrize("name", POINT_LAYOUTS)
+def test_balls_start_in_free_cells_at_the_goals_too(name):
+    version = "v0" if name == "open" else "v1"
+    episodes = d4rl_tasks.make_vec(f"maze2d-{name}-{version}", 300)
+    episodes.reset(seed=0)
+    maze = PointCells(POINT_LAYOUTS[name])
+    cells = maze.cells_at(episodes.qpos)
+    assert {tuple(cell) for cell in cells} == {tuple(cell) for cell in maze.free_cells()}
+    assert np.abs(episodes.qpos - cells).max() <= 0.1
+    assert (np.abs(episodes.qvel) < 1).all() and episodes.qvel.std() > 0.05
+    assert (episodes.target_goals == maze.cell_of("G")).all()
+    episodes.close()
+
+
+@pytest.mark.parametrize(("kind", "reward"), [("", 1.0), ("-dense", np.exp(-0.3))])
+def test_at_the_goal_a_ball_is_rewarded_and_its_episode_goes_on(kind, reward):
+    environment = d4rl_tasks.make(f"maze2d-medium{kind}-v1")
+    environment.reset(seed=0)
+    ball = environment.unwrapped
+    ball.set_state(ball.target_goal - [0.3, 0], np.zeros(2))
+    _, got, terminated, _, _ = environment.step(np.zeros(2))
+    assert got == pytest.approx(reward) and not terminated
+    ball.set_state(ball.target_goal - [0.51, 0], np.zeros(2))
+    assert environment.step(np.zeros(2))[1] == pytest.approx(0 if kind == "" else np.exp(-0.51))
+    for _ in range(598):
+        *_, terminated, truncated, _ = environment.step(np.zeros(2))
+    assert truncated and not terminated
+
+
+def test_walls_stop_the_ball_and_its_speed_is_limited():
+    environment = d4rl_tasks.make("maze2d-umaze-v1").unwrapped
+    environment.reset(seed=0)
+    environment.set_state(np.array([3.0, 2.0]), np.array([0.0, 50.0]))
+    observation = environment.step(np.array([0.0, 1.0]))[0]
+    assert observation[1] == pytest.approx(2 + 0.05, abs=0.01)  # 5 m/s for 0.01 s
+    for _ in range(200):
+        observation = environment.step(np.array([0.0, 1.0]))[0]
+    # The wall of cell (3, 4) begins at 3.3, and the ball's radius is 0.1.
+    assert observation[1] == pytest.approx(3.2, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["walker2d-expert-v2", "antmaze-large-play-v0", "maze2d-large-v1"])
 def test_rendering_headless(renderer, name):
     environment = d4rl_tasks.make(name, render_mode="rgb_array", width=160, height=120)
     environment.reset(seed=0)

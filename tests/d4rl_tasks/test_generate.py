@@ -13,7 +13,7 @@ import pytest
 from programs import exit_code
 
 import d4rl_tasks
-from d4rl_tasks.mazes import get_maze
+from d4rl_tasks.mazes import ANT_LAYOUTS, AntCells
 from d4rl_tasks.synthetic.behaviours import MANIFEST
 from d4rl_tasks.synthetic.generate import (
     Lane,
@@ -178,6 +178,8 @@ def test_lanes_are_long_enough_for_whole_episodes():
         ("halfcheetah-medium-expert-v2", 2_000_000),
         ("hopper-medium-replay-v2", 402_000),
         ("antmaze-large-play-v0", 600_000),
+        ("maze2d-open-dense-v0", 1_000_000),
+        ("maze2d-eval-large-v1", 4_000_000),
     ],
 )
 def test_a_dataset_has_as_many_rows_as_d4rls_by_default(name, rows):
@@ -213,8 +215,32 @@ def test_antmaze_files_record_goals_and_are_cut_at_them(tmp_path, name):
     assert 0 <= statistics["goal_rate"] <= 1
 
 
+@pytest.mark.parametrize("name", ["maze2d-umaze-v1", "maze2d-eval-large-dense-v1"])
+def test_maze2d_files_are_one_way_cut_at_its_goals(tmp_path, name):
+    path = tmp_path / "maze.hdf5"
+    statistics = generate(name, path, transitions=9_000)
+    arrays, attributes = arrays_of(path)
+    position, following = arrays["observations"][:, :2], arrays["next_observations"][:, :2]
+    cuts = np.flatnonzero(arrays["timeouts"])
+    assert not arrays["terminals"].any() and len(cuts) > 10
+    distance = np.linalg.norm(following - arrays["infos/goal"], axis=1)
+    assert (distance[cuts] < 0.1).mean() > 0.9 and not (np.delete(distance, cuts) < 0.0999).any()
+    assert statistics["goal_rate"] > 0.9 and "mean_return" not in statistics
+    # After a goal the ball goes on from where it is, to another one.
+    np.testing.assert_array_equal(position[cuts[:-1] + 1], following[cuts[:-1]])
+    assert (
+        (arrays["infos/goal"][cuts[:-1] + 1] != arrays["infos/goal"][cuts[:-1]]).any(axis=1).all()
+    )
+    goal = d4rl_tasks.make(name).unwrapped.target_goal
+    away = np.linalg.norm(following - goal, axis=1)
+    rewards = np.exp(-away) if "dense" in name else away <= 0.5
+    np.testing.assert_allclose(arrays["rewards"], rewards, atol=1e-5)
+    assert attributes["behaviours"] == ["waypoint controller"]
+    assert np.median(verify_file(path, name, samples=500)["D4RL's physics"]) < 1e-6
+
+
 def test_goals_and_starts_of_the_variants():
-    maze = get_maze("large")
+    maze = AntCells(ANT_LAYOUTS["large"])
     assert goal_cells(maze, "").tolist() == [maze.cell_of("G").tolist()]
     assert len(goal_cells(maze, "diverse")) == len(maze.free_cells())
     play = goal_cells(maze, "play").tolist()
@@ -223,7 +249,7 @@ def test_goals_and_starts_of_the_variants():
 
 
 def test_following_the_next_cells_leads_to_the_goal():
-    maze = get_maze("large")
+    maze = AntCells(ANT_LAYOUTS["large"])
     goal = maze.cell_of("G")
     table = next_cells(maze, goal)
     for start in maze.free_cells():

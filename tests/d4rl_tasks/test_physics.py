@@ -22,8 +22,8 @@ def step_from(environment, qpos, qvel, action):
     return environment.step(action)
 
 
-def test_all_seven_recordings_are_here():
-    assert len(REFERENCE) == 7
+def test_all_nine_recordings_are_here():
+    assert len(REFERENCE) == 9
 
 
 @pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.stem)
@@ -80,6 +80,21 @@ def test_capsules_weigh_as_cylinders_longer_by_half_a_radius():
     np.testing.assert_allclose(model.body_ipos[2], [0, 0.3, 0], atol=1e-12)
     np.testing.assert_allclose(model.body_mass[3], density * 4 / 3 * np.pi * radius**3)
     assert (model.geom_type[:2] == mujoco.mjtGeom.mjGEOM_CAPSULE).all()
+
+
+def test_a_sliding_body_weighs_as_the_mean_of_three_axes():
+    spec = mujoco.MjSpec.from_string(
+        """<mujoco><worldbody>
+             <body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>
+               <geom type="sphere" size=".1" density="1000"/></body>
+             <body><joint type="slide" axis="1 0 0"/><joint type="hinge"/>
+               <geom type="sphere" size=".1" density="1000"/></body>
+           </worldbody></mujoco>"""
+    )
+    ball, hinged = physics.compile_as_mujoco_2_1(spec).body_invweight0[1:]
+    mass = 1000 * 4 / 3 * np.pi * 0.1**3
+    np.testing.assert_allclose(ball, [2 / (3 * mass), 0])
+    np.testing.assert_array_equal(hinged, spec.compile().body_invweight0[2])
 
 
 def test_margins_are_those_of_2_1():

@@ -17,6 +17,7 @@ TASKS = (
 )
 TRANSITIONS = 20_000
 SAMPLES = 2_000
+BALLS = ("maze2d-umaze-v1", "maze2d-large-dense-v1", "maze2d-open-v0", "maze2d-eval-medium-v1")
 TOLERANCE = 1e-9
 # MuJoCo 2.1.0 takes a rotation by less than this for none, in radians, ...
 TINY_ANGLE = 2e-8
@@ -127,3 +128,43 @@ def test_without_the_corrections_one_step_differs(states):
         mujoco.mj_step(model, data, nstep=robot.frame_skip)
         errors.append(np.abs(data.qvel - theirs.data.qvel).max())
     assert np.median(errors) > 1e-3
+
+
+def steps_of_a_ball(ours, theirs, rng, steps):
+    """Largest difference of what both return, and how many steps touched a wall."""
+    error, touches = 0.0, 0
+    for _ in range(steps):
+        action = rng.uniform(-1.5, 1.5, 2)
+        touches += ours.data.ncon > 1  # the ground is always touched
+        observation, reward, done = ours.step(action)[:3]
+        expected_observation, expected_reward, expected_done = theirs.step(action)[:3]
+        error = max(error, np.abs(observation - expected_observation).max())
+        error = max(error, abs(reward - expected_reward))
+        assert done == expected_done
+    return error, touches
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_maze2d_agrees_for_many_steps(name):
+    ours, theirs = d4rl_tasks.make(name).unwrapped, original.make(name).unwrapped
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(ours.target_goal, theirs._target)
+    errors, touches = [], 0
+    for _ in range(40):
+        qpos = rng.choice(ours.robot.maze.free_cells()) + rng.uniform(-0.7, 0.3, 2)
+        qvel = rng.normal(size=2) * 3
+        for environment in (ours, theirs):
+            environment.set_state(qpos, qvel)
+        error, more = steps_of_a_ball(ours, theirs, rng, 50)
+        errors.append(error)
+        touches += more
+    assert max(errors) < TOLERANCE and touches > 100
+
+
+def test_maze2d_differs_without_the_weights_of_2_1():
+    name = BALLS[0]
+    ours, theirs = d4rl_tasks.make(name).unwrapped, original.make(name).unwrapped
+    ours.model.body_invweight0[1, 0] = 1 / ours.model.body_mass[1]
+    for environment in (ours, theirs):
+        environment.set_state(np.array([3.25, 3.0]), np.array([2.0, 0.0]))
+    assert steps_of_a_ball(ours, theirs, np.random.default_rng(0), 5)[0] > 1e-3

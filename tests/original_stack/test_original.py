@@ -17,9 +17,10 @@ from experiment.models import load_policy
 from main_training import main
 
 HOPPER = "hopper-medium-expert-v2"
+BEYOND_OURS = "ant-random-expert-v0"
 TASKS = (
     *("halfcheetah-medium-v2", "hopper-expert-v0", "walker2d-full-replay-v2", "ant-random-v1"),
-    *("antmaze-umaze-v0", "antmaze-large-play-v2"),
+    *("antmaze-umaze-v0", "antmaze-large-play-v2", "maze2d-medium-v1", "maze2d-open-dense-v0"),
 )
 
 
@@ -163,26 +164,26 @@ def test_finished_episodes_stand_still_and_time_limits_end_no_episode():
 
 
 def write_flat(path, count):
-    """A file of maze2d's sizes."""
+    """A file of ant's sizes."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
-        file["observations"] = rng.standard_normal((count, 4)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, (count, 2)).astype(np.float32)
+        file["observations"] = rng.standard_normal((count, 111)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (count, 8)).astype(np.float32)
         file["rewards"] = np.zeros(count, np.float32)
         file["terminals"] = file["timeouts"] = np.zeros(count, bool)
 
 
-def test_a_task_beyond_our_86(tmp_path):
-    name = "maze2d-umaze-v1"
+def test_a_task_beyond_ours(tmp_path):
+    name = BEYOND_OURS
     assert name not in d4rl_tasks.task_names()
     task = original.get_task(name)
-    assert (task.robot, task.quality, task.max_episode_steps) == ("maze2d", "umaze", 300)
+    assert (task.robot, task.quality, task.max_episode_steps) == ("ant", "random-expert", 1000)
     environment = original.make_vec(name, 2)
     observations, _ = environment.reset(seed=[0, 1])
-    assert observations.shape == (2, 4)
-    write_flat(tmp_path / "maze2d.hdf5", 20)
-    dataset = original.load_dataset(name, tmp_path / "maze2d.hdf5")
-    assert dataset.observations.shape == (19, 4) and dataset.terminals.dtype == np.float32
+    assert observations.shape == (2, 111)
+    write_flat(tmp_path / "ant.hdf5", 20)
+    dataset = original.load_dataset(name, tmp_path / "ant.hdf5")
+    assert dataset.observations.shape == (19, 111) and dataset.terminals.dtype == np.float32
     assert (dataset.source, dataset.synthetic) == ("file", False)
     score = original.normalized_score(name, task.ref_max_score)
     assert score == pytest.approx(1)
@@ -206,8 +207,8 @@ def test_a_generated_dataset_is_that_of_our_loader(tmp_path, monkeypatch):
         ("pen-human-v1", "auto", "mjrl"),
         ("hopper-medium-v2", "minari:x", "minari:x"),
         ("hopper-medium-v2", "nowhere.hdf5", "nowhere.hdf5"),
-        ("maze2d-umaze-v1", "synthetic", "cannot be generated"),
-        ("maze2d-umaze-v1", "nowhere.hdf5", "nowhere.hdf5"),
+        (BEYOND_OURS, "synthetic", "cannot be generated"),
+        (BEYOND_OURS, "nowhere.hdf5", "nowhere.hdf5"),
         ("minigrid-fourrooms-v0", "auto", "minigrid"),
     ],
 )
@@ -221,19 +222,19 @@ def test_what_cannot_be_had_is_one_line(tmp_path, monkeypatch, name, source, wor
 def test_a_file_that_d4rl_cannot_read_is_one_line(tmp_path):
     (tmp_path / "bad.hdf5").write_bytes(b"no HDF5")
     with pytest.raises(D4RLTaskError, match=r"bad\.hdf5"):
-        original.load_dataset("maze2d-umaze-v1", tmp_path / "bad.hdf5")
+        original.load_dataset(BEYOND_OURS, tmp_path / "bad.hdf5")
 
 
-def test_a_dataset_beyond_our_86_is_downloaded_by_d4rl(tmp_path, monkeypatch):
+def test_a_dataset_beyond_ours_is_downloaded_by_d4rl(tmp_path, monkeypatch):
     """From a port at which nobody listens; the folder is the one d4rl keeps its files in."""
     monkeypatch.setattr(d4rl.offline_env, "DATASET_PATH", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(D4RLTaskError, match=r"d4rl cannot download http.*refused"):
-        original.load_dataset("maze2d-umaze-v1")
+        original.load_dataset(BEYOND_OURS)
     assert not list(tmp_path.iterdir())
-    write_flat(tmp_path / "maze2d-umaze-sparse-v1.hdf5", 20)
-    dataset = original.load_dataset("maze2d-umaze-v1")
+    write_flat(tmp_path / "ant_random_expert.hdf5", 20)
+    dataset = original.load_dataset(BEYOND_OURS)
     assert (dataset.source, len(dataset.rewards)) == ("d4rl", 19)
 
 

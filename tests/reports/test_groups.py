@@ -112,14 +112,15 @@ def test_settings_that_all_runs_share_are_named_once(tmp_path):
     assert [line["settings"] for line in lines] == ["scale 7", "scale 3", "scale 3"]
 
 
-def test_tasks_of_another_backend_are_a_family_of_their_own(tmp_path):
+def test_mazes_and_tasks_of_another_backend_are_families_of_their_own(tmp_path):
+    cube = "cube-single-play-singletask-v0"
     paths = [
         write_run(tmp_path, f"--policy DMPO --env {env}")
-        for env in ("antmaze-umaze-v0", "antmaze-medium-navigate-singletask-v0", "hopper-medium-v2")
+        for env in (cube, "antmaze-umaze-v0", "maze2d-large-v1", "hopper-medium-v2")
     ]
-    change(paths[1], backend="ogbench")
+    change(paths[0], backend="ogbench")
     families = [read_run(path).family for path in paths]
-    assert families == ["antmaze", "OGBench", "MuJoCo"]
+    assert families == ["OGBench", "antmaze", "maze2d", "MuJoCo"]
 
 
 def test_a_setting_that_this_version_does_not_know_keeps_runs_apart(tmp_path):
