@@ -1,6 +1,7 @@
-"""Train a robot's behaviour policies with TQC from SBX, as those in `behaviours/` were trained.
+"""Train a robot's behaviour policies with TQC or SAC from SBX, as those in `behaviours/` were.
 
     pip install sbx-rl==0.28.0
+    python -m d4rl_tasks.synthetic.train_behaviour walker2d --algorithm SAC --out my_behaviours
     python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 250000 --out my_behaviours
     python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 750000 --out my_behaviours \\
         --continue-from 250000
@@ -13,12 +14,13 @@ are fitted to that before the actor moves.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from d4rl_tasks.command_line import Parser
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
-from d4rl_tasks.synthetic.behaviours import FOLDER, Behaviour, load_behaviour, read_manifest
+from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.tasks import normalized_score
 
 CHECKPOINT_STEPS = 50_000
@@ -30,23 +32,34 @@ DROPPED_ATOMS = {"halfcheetah": 0, "hopper": 5, "walker2d": 2, "ant": 2}
 FLAX_LAYERS = {"layer0": "Dense_0", "layer1": "Dense_1", "mean": "Dense_2", "log_std": "Dense_3"}
 
 
-def make_tqc(robot: str, seed: int, entropy: str):
-    """TQC as the packaged behaviours were trained; one gradient step per environment step."""
-    from sbx import TQC
+def make_model(algorithm: str, robot: str, seed: int, entropy: str):
+    """A model of SBX; one gradient step per environment step.
 
-    return TQC(
+    Args:
+        algorithm: "SAC", with the networks and the entropy target (-A) of D4RL's behaviours; or
+            "TQC", smaller and with layer-normalised critics, which learns in fewer steps.
+        robot: its environment is the expert task's.
+        seed: of everything.
+        entropy: SBX's `ent_coef`.
+    """
+    import sbx
+
+    kwargs: dict[str, Any] = {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}}
+    if algorithm == "TQC":
+        networks = {"net_arch": {"pi": [128, 128], "qf": [192, 192]}, "layer_norm": True}
+        dropped = {"top_quantiles_to_drop_per_net": DROPPED_ATOMS[robot]}
+        kwargs = {"batch_size": 128, "policy_kwargs": networks, **dropped}
+    return getattr(sbx, algorithm)(
         "MlpPolicy",
         make(f"{robot}-expert-v2"),
-        batch_size=128,
         learning_rate=3e-4,
         buffer_size=1_000_000,
         learning_starts=5_000,
-        top_quantiles_to_drop_per_net=DROPPED_ATOMS[robot],
         train_freq=BLOCK,
         gradient_steps=BLOCK,
         ent_coef=entropy,
-        policy_kwargs={"net_arch": {"pi": [128, 128], "qf": [192, 192]}, "layer_norm": True},
         seed=seed,
+        **kwargs,
     )
 
 
@@ -120,7 +133,11 @@ def returns_of(
 def manifest_entry(robot: str, behaviour: Behaviour, seed: int = 0) -> dict:
     """Measure a behaviour over ten episodes, acting by the mean and by sampling."""
     environment = make_vec(f"{robot}-expert-v2", 10)
-    entry = {"file": behaviour.name + ".npz", "training_steps": behaviour.training_steps}
+    entry = {
+        "file": behaviour.name + ".npz",
+        "algorithm": behaviour.algorithm,
+        "training_steps": behaviour.training_steps,
+    }
     for way in ("mean", "sampled"):
         returns = returns_of(environment, behaviour, way == "sampled", seed)
         score = normalized_score(environment.task.name, returns.mean())
@@ -134,7 +151,8 @@ def manifest_entry(robot: str, behaviour: Behaviour, seed: int = 0) -> dict:
 def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
     """Write the actor as a behaviour, add it to the folder's manifest, return its entry."""
     name = f"{robot}/{training_steps:07d}"
-    behaviour = Behaviour(name, training_steps, actor_weights(model))
+    algorithm = type(model).__name__
+    behaviour = Behaviour(name, training_steps, actor_weights(model), algorithm)
     (out / robot).mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / f"{name}.npz", allow_pickle=False, **behaviour.weights)
     entry = manifest_entry(robot, behaviour)
@@ -145,13 +163,15 @@ def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
     return entry
 
 
-def train(robot: str, steps: int, out: Path, seed: int, continue_from: int | None) -> None:
+def train(
+    robot: str, algorithm: str, steps: int, out: Path, seed: int, continue_from: int | None
+) -> None:
     """Train for `steps` environment steps and save a checkpoint every 50,000."""
     start = continue_from or 0
-    model = make_tqc(robot, seed, entropy="auto_0.1" if start else "auto")
+    model = make_model(algorithm, robot, seed, entropy="auto_0.1" if start else "auto")
     if start:
         entries = [e for e in read_manifest()[robot] if e["training_steps"] <= start]
-        behaviours = [load_behaviour(entry["file"], FOLDER) for entry in entries]
+        behaviours = [load_behaviour(entry["file"]) for entry in entries]
         set_actor_weights(model, behaviours[-1].weights)
         refill(model, robot, behaviours, seed)
         warm_up_critics(model)
@@ -164,12 +184,13 @@ def main() -> None:
     """Read the command line and train."""
     parser = Parser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("robot", choices=["halfcheetah", "hopper", "walker2d", "ant"])
+    parser.add_argument("--algorithm", choices=["TQC", "SAC"], default="TQC")
     parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--continue-from", type=int, help="training steps of a packaged checkpoint")
     arguments = parser.parse_args()
-    train(arguments.robot, arguments.steps, arguments.out, arguments.seed, arguments.continue_from)
+    train(**vars(arguments))
 
 
 if __name__ == "__main__":

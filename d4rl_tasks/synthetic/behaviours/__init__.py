@@ -26,7 +26,7 @@ class Behaviour:
     name: str
     training_steps: int
     weights: dict[str, np.ndarray]
-    algorithm: str = "TQC"
+    algorithm: str
 
     def distribution(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, S) observations -> mean and log standard deviation before tanh, (n, A) each."""
@@ -66,9 +66,11 @@ def read_manifest() -> dict[str, list[dict]]:
     return json.loads(MANIFEST.read_text())
 
 
-def load_behaviour(file: str, folder: Path = FOLDER) -> Behaviour:
+def load_behaviour(file: str) -> Behaviour:
     """Read a behaviour by its manifest's `file`, e.g. "walker2d/0450000.npz"."""
-    path = folder / file
-    with np.load(path, allow_pickle=False) as arrays:
+    entries = read_manifest()[file.partition("/")[0]]
+    entry = next(one for one in entries if one["file"] == file)
+    with np.load(FOLDER / file, allow_pickle=False) as arrays:
         weights = {name: arrays[name] for name in arrays.files}
-    return Behaviour(file.removesuffix(".npz"), int(path.stem), weights)
+    name = file.removesuffix(".npz")
+    return Behaviour(name, entry["training_steps"], weights, entry["algorithm"])
