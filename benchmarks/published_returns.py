@@ -24,7 +24,7 @@ import d4rl_tasks
 from d4rl_tasks import D4RLTaskError
 from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.files import read_errors, read_small
-from d4rl_tasks.hdf5 import task_sizes
+from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.synthetic.policy_files import read_policy
 

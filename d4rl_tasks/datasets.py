@@ -20,7 +20,8 @@ from d4rl_tasks.files import (
     sole_writer,
     synthetic_path,
 )
-from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, task_sizes, to_float32
+from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, to_float32
+from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task, get_task
 
 HDF5_SUFFIXES = (".hdf5", ".h5")

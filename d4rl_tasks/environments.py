@@ -18,7 +18,7 @@ from d4rl_tasks.episodes import check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import choose_renderer
-from d4rl_tasks.robots import Robot, make_robot
+from d4rl_tasks.robots import Robot, make_robot, observation_space
 from d4rl_tasks.tasks import Task, get_task, normalized_score, task_names
 from d4rl_tasks.viewers import Renderer
 
@@ -35,7 +35,8 @@ class D4RLEnv(MujocoEnv):
     Args:
         name: a task's name.
         goal_seed: antmaze v0 and v1 draw their one goal when the environment is made, from this
-            seed; v2 draws one at every reset, from the seed of `reset`.
+            seed; v2 draws one at every reset, from the seed of `reset`. maze2d's is its
+            maze's.
         render_mode, width, height, camera_id, camera_name: as MujocoEnv's.
     """
 
@@ -48,7 +49,7 @@ class D4RLEnv(MujocoEnv):
         self.target_goal = self.robot.draw_goal(np.random.default_rng(goal_seed))
         if kwargs.get("render_mode") not in (None, "human"):
             choose_renderer()  # also with a screen: DISPLAY may name one that is gone
-        if kwargs.get("camera_id") is None and self.task.maze is None:
+        if kwargs.get("camera_id") is None and not self.task.maze:
             # With gymnasium's free camera, which stands still, the robot walks out of the picture.
             kwargs["camera_name"] = kwargs.get("camera_name") or "track"
         super().__init__(
@@ -322,15 +323,6 @@ def clipped(actions: np.ndarray) -> np.ndarray:
     if np.isnan(actions).any():
         raise ValueError("an action is NaN: check the policy")
     return actions
-
-
-def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
-    """Float64 box of a robot's observations, as wide as MuJoCo lets positions and velocities grow.
-
-    D4RL's box is unbounded, of which gymnasium's `check_env` warns.
-    """
-    size = robot.observation(np.zeros(model.nq), np.zeros(model.nv)).shape
-    return Box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, size, np.float64)
 
 
 def fixed_goals(robot: Robot, count: int, goal_seed: int) -> np.ndarray | None:

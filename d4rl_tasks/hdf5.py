@@ -11,13 +11,12 @@ import h5py
 import numpy as np
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.environments import observation_space
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import open_regular, read_errors
-from d4rl_tasks.robots import make_robot
+from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task
 
-# A file may unpack to this many rows of the task in float64 (D4RL's largest has 2 million in
+# A file may unpack to this many rows of the task in float64 (D4RL's largest has 4 million in
 # float32) ...
 MAX_ROWS = 3_000_000
 # ... or, for larger files of the user's own, to this times its size. Noise hardly packs.
@@ -216,13 +215,6 @@ def read_small_arrays(path: Path, keys: list[str], most: int) -> list[np.ndarray
                 problem = f"claims {dataset.nbytes:,} bytes for '{key}', more than {most:,}"
                 raise UnusableDatasetError(path, problem)
         return [np.asarray(dataset[()]) for dataset in datasets]
-
-
-def task_sizes(task: Task) -> tuple[int, int]:
-    """How many numbers a task's observation and action have."""
-    robot = make_robot(task)
-    model = robot.model()
-    return observation_space(robot, model).shape[0], model.nu
 
 
 def counted_cuts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:

@@ -34,7 +34,6 @@ ANT_LAYOUTS = {
     ),
 }
 
-
 # The medium and the large maze are the ant's, without its start.
 POINT_LAYOUTS = {
     "open": ("1111111", "1000001", "100G001", "1000001", "1111111"),
@@ -93,7 +92,7 @@ class Maze:
         return np.argwhere(self._symbols != "1")
 
     def cell_centers(self, cells: np.ndarray) -> np.ndarray:
-        """(..., 2) rows and columns -> (..., 2) x and y in metres, where robots go to."""
+        """(..., 2) rows and columns -> (..., 2) x and y of the points robots go to, in metres."""
         raise NotImplementedError
 
     def cells_at(self, positions: np.ndarray) -> np.ndarray:
@@ -130,8 +129,8 @@ class Maze:
         return 0 <= i < rows and 0 <= j < columns and self._symbols[i, j] != "1"
 
 
-class AntCells(Maze):
-    """antmaze's: "R" is the start, at the origin.
+class AntMazeGrid(Maze):
+    """The maze of an antmaze task; "R" is the start, at the origin.
 
     Cell (row i, column j) has its centre at x = 4 (j - j_R), y = 4 (i - i_R), in metres.
     """
@@ -157,17 +156,20 @@ class AntCells(Maze):
         return np.maximum(center + rng.uniform(0, 1.0, 2) + rng.uniform(0, 0.5, 2), 0.0)
 
 
-class PointCells(Maze):
-    """maze2d's: cell (row i, column j) is named by the point x = i, y = j, in metres.
+class PointMazeGrid(Maze):
+    """The maze of a maze2d task; the ball is in cell (row i, column j) at x = i, y = j, in metres.
 
-    D4RL draws the ball from 1.2 metres and the walls from 1.0, so the cell reaches from i - 0.7 to
-    i + 0.3: the point, from which the ball starts, is not its middle.
+    D4RL places the ball's zero at 1.2 metres and the first wall's centre at 1.0. So a cell reaches
+    from i - 0.7 to i + 0.3 in the ball's coordinates, and (i, j) is not its middle.
+
+    Attributes:
+        ball_offset: metres from a cell's middle to (i, j), along both axes.
     """
 
-    shift: ClassVar[float] = 0.2
+    ball_offset: ClassVar[float] = 0.2
 
     def cell_centers(self, cells: np.ndarray) -> np.ndarray:
         return np.asarray(cells, dtype=float)
 
     def cells_at(self, positions: np.ndarray) -> np.ndarray:
-        return np.rint(np.asarray(positions) + self.shift).astype(int)
+        return np.rint(np.asarray(positions) + self.ball_offset).astype(int)

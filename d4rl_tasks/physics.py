@@ -14,9 +14,9 @@ integrator:
 2. Contact margins. Until 3.4 the margin of a contact was the larger of its two geoms' margins;
    since 3.5 it is their sum. Remedy: halve every geom's margin. That is exact where all geoms have
    the same margin, as in D4RL's robots; other models are refused, not silently approximated.
-3. Bodies that only slide, as maze2d's ball. How much a contact force accelerates a body is
-   estimated for the solver (`body_invweight0`): 2.1 takes the mean of x, y and z, also of those in
-   which the body cannot move, today's MuJoCo 1 / mass. Remedy: set the mean.
+3. The inverse weight of bodies that only slide, as maze2d's ball does (`body_invweight0`, by which
+   the solver scales contacts). Before 3.0 it was the mean over x, y and z of the inverse mass, with
+   0 for an axis along which the body cannot move; since then it is 1 / mass. Remedy: set the mean.
 
 With these, one environment step from a recorded state agrees with MuJoCo 2.1.0 through mujoco-py to
 about 1e-12. Compare one step, not rollouts: contact-rich robots are chaotic, any rounding grows.
@@ -54,8 +54,7 @@ def compile_as_mujoco_2_1(spec: mujoco.MjSpec) -> mujoco.MjModel:
         spec: any model; it is left as it was.
 
     Returns:
-        A new MjModel with 2.1's capsule masses and inertias, contact margins and weights of sliding
-        bodies.
+        A new MjModel with 2.1's capsule masses and inertias, contact margins and inverse weights.
 
     Raises:
         D4RLTaskError: the model's contact margins cannot be expressed in this MuJoCo version.
@@ -65,7 +64,7 @@ def compile_as_mujoco_2_1(spec: mujoco.MjSpec) -> mujoco.MjModel:
     if mujoco_version() >= MARGINS_ADD_SINCE:
         _halve_margins(model)
     mujoco.mj_setConst(model, mujoco.MjData(model))
-    _average_weights(model)
+    _average_inverse_weights(model)
     return model
 
 
@@ -99,7 +98,7 @@ def _halve_margins(model: mujoco.MjModel) -> None:
     model.geom_margin[:] /= 2
 
 
-def _average_weights(model: mujoco.MjModel) -> None:
+def _average_inverse_weights(model: mujoco.MjModel) -> None:
     sliding = np.flatnonzero(model.body_simple == ONLY_SLIDES)
     axes = model.body_dofnum[sliding]
     model.body_invweight0[sliding, 0] = axes / (3 * model.body_mass[sliding])

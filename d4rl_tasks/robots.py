@@ -12,9 +12,10 @@ from typing import Any
 import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntCells, PointCells
+from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntMazeGrid, PointMazeGrid
 from d4rl_tasks.physics import compile_as_mujoco_2_1
 from d4rl_tasks.tasks import Task
 
@@ -28,6 +29,7 @@ class Robot:
         xml: path of the MJCF file, or its name among gymnasium's.
         frame_skip: simulator steps per environment step.
         camera: default free camera for rendering.
+        shows_goal: whether the model itself draws the goal.
     """
 
     xml: str
@@ -36,6 +38,7 @@ class Robot:
     healthy_reward: float
     reset_noise: float
     action_scale = 1.0
+    shows_goal = False
     camera: dict[str, Any] = {
         "trackbodyid": 1,
         "distance": 4.0,
@@ -93,8 +96,8 @@ class Robot:
         return self.healthy_reward + velocity - self.control_cost * np.square(action).sum(-1)
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        """Whether a step that led to this state ended its episode, (...) bool."""
-        raise NotImplementedError
+        """Whether a step that led to this state ended its episode, (...) bool; here never."""
+        return np.zeros(qpos.shape[:-1], dtype=bool)
 
 
 class Walker2d(Robot):
@@ -148,9 +151,6 @@ class HalfCheetah(Robot):
     def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         return np.concatenate([qpos[..., 1:], qvel], axis=-1)
 
-    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        return np.zeros(qpos.shape[:-1], dtype=bool)
-
 
 class Ant(Robot):
     """gym's Ant-v2. The 84 contact forces it observes were always zero on D4RL's MuJoCo."""
@@ -180,19 +180,36 @@ class Ant(Robot):
         return ~(finite & (0.2 <= height) & (height <= 1.0))
 
 
-class AntMaze(Ant):
+class InMaze:
+    """What the robots in mazes have in common.
+
+    Attributes:
+        goal_radius: metres; within it the goal is reached.
+    """
+
+    goal_radius = 0.5
+
+    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """(..., nq), (..., nv) float64 -> (..., nq + nv) float64."""
+        return np.concatenate([qpos, qvel], axis=-1)
+
+    def distance(self, qpos: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        """Metres from x and y to the goal, (...)."""
+        assert goal is not None, "every maze has a goal"
+        return np.linalg.norm(qpos[..., :2] - goal, axis=-1)
+
+
+class AntMaze(InMaze, Ant):
     """D4RL's ant in a maze of walls: a slower, weaker ant that must come to a goal.
 
     Attributes:
         maze: the cells; the torso starts at its R.
-        goal_radius: metres; within it the goal is reached.
     """
 
     action_scale = 30.0
-    goal_radius = 0.5
     camera = {"distance": 45.0, "elevation": -80.0, "azimuth": 90.0}
 
-    def __init__(self, maze: AntCells):
+    def __init__(self, maze: AntMazeGrid):
         self.maze = maze
         x, y = maze.cell_centers(maze.free_cells()).mean(axis=0)
         self.camera = self.camera | {"lookat": (x, y, 0.0)}
@@ -227,40 +244,33 @@ class AntMaze(Ant):
     def draw_goal(self, rng: np.random.Generator) -> np.ndarray:
         return self.maze.sample_goal(rng)
 
-    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        return np.concatenate([qpos, qvel], axis=-1)
-
     def reward(
         self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
     ) -> np.ndarray:
-        return self._at_goal(qpos, goal).astype(np.float64)
+        return (self.distance(qpos, goal) <= self.goal_radius).astype(np.float64)
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        return self._at_goal(qpos, goal)
-
-    def _at_goal(self, qpos: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        assert goal is not None, "every maze has a goal"
-        return np.linalg.norm(qpos[..., :2] - goal, axis=-1) <= self.goal_radius
+        return self.distance(qpos, goal) <= self.goal_radius
 
 
-class PointMaze(Robot):
-    """D4RL's maze2d: a ball that forces push through a maze, to a goal where it stays.
+class PointMaze(InMaze, Robot):
+    """D4RL's maze2d: a ball pushed through a maze; it is rewarded for being at the goal.
+
+    Its episodes end only by the time limit.
 
     Attributes:
         maze: the cells; the ball starts in any free one.
         dense: the reward is exp(-distance to the goal), not 1 within `goal_radius`.
-        goal_radius: metres.
     """
 
     xml = str(Path(__file__).parent / "point_maze.xml")
     frame_skip = 1
     reset_noise = 0.1
     largest_speed = 5.0
-    goal_radius = 0.5
-    # Where the model has the wall of cell (0, 0); the ball's own coordinates begin `shift` further.
-    origin = 1.0
+    shows_goal = True
+    origin = 1.0  # world position of the wall of cell (0, 0), along both axes, in metres
 
-    def __init__(self, maze: PointCells, dense: bool):
+    def __init__(self, maze: PointMazeGrid, dense: bool):
         self.maze = maze
         self.dense = dense
         cells = np.array([len(maze.rows), len(maze.rows[0])])
@@ -271,7 +281,7 @@ class PointMaze(Robot):
         """The ball, its goal and the walls."""
         spec = mujoco.MjSpec.from_file(self.xml)
         goal = next(site for site in spec.sites if site.name == "goal")
-        goal.pos = [*(self.maze.cell_of("G") + self.origin + self.maze.shift), 0.0]
+        goal.pos = [*(self.maze.cell_of("G") + self.origin + self.maze.ball_offset), 0.0]
         for x, y in self.maze.wall_cells() + self.origin:
             spec.worldbody.add_geom(
                 type=mujoco.mjtGeom.mjGEOM_BOX,
@@ -293,22 +303,15 @@ class PointMaze(Robot):
 
     def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
         np.clip(data.qvel, -self.largest_speed, self.largest_speed, out=data.qvel)
-        # As D4RL does; it is where the solver of the step begins.
+        # As in D4RL: the accelerations found here warm-start the step's solver.
         mujoco.mj_forward(model, data)
         super().simulate(model, data, action)
-
-    def observation(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        return np.concatenate([qpos, qvel], axis=-1)
 
     def reward(
         self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
     ) -> np.ndarray:
-        assert goal is not None, "every maze has a goal"
-        distance = np.linalg.norm(qpos - goal, axis=-1)
+        distance = self.distance(qpos, goal)
         return np.exp(-distance) if self.dense else (distance <= self.goal_radius).astype(float)
-
-    def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        return np.zeros(qpos.shape[:-1], dtype=bool)
 
 
 ROBOTS = {"walker2d": Walker2d, "hopper": Hopper, "halfcheetah": HalfCheetah, "ant": Ant}
@@ -316,10 +319,27 @@ ROBOTS = {"walker2d": Walker2d, "hopper": Hopper, "halfcheetah": HalfCheetah, "a
 
 def make_robot(task: Task) -> Robot:
     """The robot of a task, in its maze if it has one."""
-    if task.maze and task.robot == "antmaze":
-        return AntMaze(AntCells(ANT_LAYOUTS[task.maze]))
-    if task.maze and task.robot == "maze2d":
-        return PointMaze(PointCells(POINT_LAYOUTS[task.maze]), dense=task.quality == "dense")
+    if task.robot == "antmaze":
+        return AntMaze(AntMazeGrid(ANT_LAYOUTS[task.maze]))
+    if task.robot == "maze2d":
+        return PointMaze(PointMazeGrid(POINT_LAYOUTS[task.maze]), dense=task.quality == "dense")
     if task.robot not in ROBOTS:
-        raise D4RLTaskError(f"no robot named {task.robot!r}: there are {', '.join(ROBOTS)}")
+        robots = ", ".join((*ROBOTS, "antmaze", "maze2d"))
+        raise D4RLTaskError(f"no robot named {task.robot!r}: there are {robots}")
     return ROBOTS[task.robot]()
+
+
+def observation_space(robot: Robot, model: mujoco.MjModel) -> Box:
+    """Float64 box of a robot's observations, as wide as MuJoCo lets positions and velocities grow.
+
+    D4RL's box is unbounded, of which gymnasium's `check_env` warns.
+    """
+    size = robot.observation(np.zeros(model.nq), np.zeros(model.nv)).shape
+    return Box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, size, np.float64)
+
+
+def task_sizes(task: Task) -> tuple[int, int]:
+    """How many numbers a task's observation and action have."""
+    robot = make_robot(task)
+    model = robot.model()
+    return observation_space(robot, model).shape[0], model.nu

@@ -22,9 +22,10 @@ class Task:
             "full-replay", "medium-expert"; for antmaze the starts and goals: "" (one of each),
             "play" or "diverse"; for maze2d the reward: "" (sparse) or "dense".
         url: where D4RL publishes the dataset.
-        ref_min_score, ref_max_score: returns that score 0 and 1 (D4RL, `infos.py`).
+        ref_min_score, ref_max_score: returns that score 0 and 1 (`infos.py` and `pointmaze/` of
+            D4RL's code).
         max_episode_steps: time limit in environment steps.
-        maze: "umaze", "medium", "large" and others (`mazes.py`); None for robots without one.
+        maze: "umaze", "medium", "large" and others (`mazes.py`); "" for robots without one.
         goal_resampled_each_episode: antmaze: a new goal at every reset, not a fixed one.
     """
 
@@ -35,7 +36,7 @@ class Task:
     ref_min_score: float
     ref_max_score: float
     max_episode_steps: int
-    maze: str | None = None
+    maze: str = ""
     goal_resampled_each_episode: bool = False
 
     @property
@@ -62,8 +63,11 @@ def _task(name: str, entry: dict) -> Task:
     return Task(name=name, robot=robot, quality=quality, **entry)
 
 
-# Robots of D4RL's other tasks.
-BEYOND = ("pen", "hammer", "door", "relocate", "kitchen", "flow", "carla", "minigrid")
+# How D4RL's other tasks begin.
+BEYOND = (
+    *("pen", "hammer", "door", "relocate", "kitchen", "flow", "carla", "minigrid", "bullet-"),
+    *("antmaze-eval", "ant-random-expert"),
+)
 
 
 def task_names() -> list[str]:
@@ -80,7 +84,9 @@ def get_task(name: str) -> Task:
     task = _table().get(name.removeprefix("d4rl/"))
     if task is None:
         if name.removeprefix("d4rl/").startswith(BEYOND):
-            raise D4RLTaskError(f"{name} is not among the 106 tasks here: --backend d4rl has it")
+            raise D4RLTaskError(
+                f"{name} is not among the {len(_table())} tasks here: --backend d4rl has it"
+            )
         if "/" in name.removeprefix("d4rl/"):
             raise D4RLTaskError(f"unknown task {name!r}: a Minari dataset needs --backend minari")
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)

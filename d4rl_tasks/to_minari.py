@@ -25,7 +25,8 @@ from d4rl_tasks.command_line import Parser, run_program
 from d4rl_tasks.environments import D4RLEnv
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import open_regular, read_errors
-from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_rows, task_sizes
+from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_rows
+from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task, get_task
 
 

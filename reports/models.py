@@ -50,7 +50,7 @@ class Episode:
         qpos, qvel: (T, nq) and (T, nv) float64, the simulator's state at the same time.
         returns: (T,) float64, the sum of rewards up to and with each step.
         values: (T, K) float32, the value of each component; K is 0 without components.
-        goal: (2,) float64, metres; None outside a maze.
+        goal: (2,) float64, in the coordinates of qpos, metres; None outside a maze.
     """
 
     states: np.ndarray

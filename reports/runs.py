@@ -66,11 +66,11 @@ class Run:
 
     @property
     def family(self) -> str:
-        """The tasks that a mean may be taken over: by robot, or another backend's."""
+        """The tasks that a mean may be taken over: "antmaze", "maze2d", "MuJoCo" or a backend."""
         backend = printable(self.settings.get("backend", "d4rl_tasks"))
         if backend in OTHER_BACKENDS:
             return OTHER_BACKENDS[backend]
-        robot = self.env.partition("-")[0]
+        robot = self.env.removeprefix("d4rl/").partition("-")[0]
         return robot if robot in ("antmaze", "maze2d") else "MuJoCo"
 
     @property

@@ -109,7 +109,7 @@ def _frames(environment, model: Model, episode: Episode, stride: int) -> Iterato
     viewer = environment.unwrapped.mujoco_renderer.viewer
     for step in range(0, len(episode.returns), stride):
         environment.unwrapped.set_state(episode.qpos[step], episode.qvel[step])
-        if episode.goal is not None:
+        if episode.goal is not None and not environment.unwrapped.robot.shows_goal:
             viewer.add_marker(pos=[*episode.goal, 0.5], type=sphere, size=[0.5] * 3, rgba=GOAL)
         yield compose(environment.render(), model, episode, step)
 

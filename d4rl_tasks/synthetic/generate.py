@@ -23,10 +23,10 @@ from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path, synthetic_path
-from d4rl_tasks.hdf5 import task_sizes
+from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
-from d4rl_tasks.synthetic.navigation import Navigator, WaypointController
+from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointController
 from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
@@ -91,7 +91,7 @@ def default_transitions(task: Task) -> int:
     if task.robot == "antmaze":
         return ANTMAZE_TRANSITIONS
     if task.robot == "maze2d":
-        return MAZE2D_TRANSITIONS[str(task.maze).removeprefix("eval-")]
+        return MAZE2D_TRANSITIONS[task.maze.removeprefix("eval-")]
     if task.quality == "medium-expert":
         return MEDIUM_EXPERT_TRANSITIONS
     if task.quality == "medium-replay":
@@ -124,7 +124,7 @@ class SamplingController:
             self._groups.setdefault(name, []).append(index)
         self._behaviours = {lane.behaviour.name: lane.behaviour for lane in lanes if lane.behaviour}
 
-    def start(self, environment: LockstepVectorEnv, indices: np.ndarray) -> None:
+    def start(self, environment: LockstepVectorEnv, indices: np.ndarray, ended_at: States) -> None:
         """Episodes start where the environment starts them."""
 
     def act(
@@ -186,7 +186,7 @@ def _record(
 ) -> tuple[dict[str, np.ndarray], dict]:
     everyone = np.arange(environment.num_envs)
     environment.reset(seed=[*seeds])
-    controller.start(environment, everyone)
+    controller.start(environment, everyone, None)
     observations = environment.observations()
     columns: dict[str, np.ndarray] = {}
     whole = np.zeros((lengths.max(), len(everyone)), dtype=bool)
@@ -212,8 +212,9 @@ def _record(
         whole[step], arrivals[step] = finished, arrived | (terminals & (rewards > 0))
         observations = following
         if finished.any():
+            ended_at = environment.qpos.copy(), environment.qvel.copy()
             environment.reset(options={"reset_mask": finished})
-            controller.start(environment, np.flatnonzero(finished))
+            controller.start(environment, np.flatnonzero(finished), ended_at)
             observations = environment.observations()
     # One after the other, so that no two copies of all columns are in memory.
     arrays = {key: _lane_after_lane(columns.pop(key), lengths) for key in list(columns)}
@@ -247,7 +248,7 @@ def _episode_statistics(
     statistics: dict[str, float] = {"transitions": len(ends), "episodes": int(is_whole.sum())}
     if not is_whole.any():
         return statistics
-    if task.robot != "maze2d":  # whose ways to goals are no episodes of the task
+    if task.robot != "maze2d":  # whose ways to a goal are not episodes of the task
         mean = totals[is_whole].mean()
         statistics["mean_return"] = float(mean)
         statistics["mean_normalized_score"] = float(normalized_score(task.name, mean))
@@ -345,9 +346,8 @@ def generate(
         "mujoco_version": mujoco.mj_versionString(),
         **statistics,
     }
-    metadata = _metadata(behaviours)
-    if task.maze:
-        metadata = {"algorithm": MAZE_ALGORITHMS[task.robot]}
+    is_maze = task.robot in MAZE_ALGORITHMS
+    metadata = {"algorithm": MAZE_ALGORITHMS[task.robot]} if is_maze else _metadata(behaviours)
     write_dataset(out, arrays, metadata, attributes)
     return statistics
 
@@ -355,8 +355,8 @@ def generate(
 def _foreign(task: Task, path: Path) -> Behaviour:
     if task.maze:
         raise D4RLTaskError(
-            f"{path} cannot generate {task.name}: in mazes a planner steers; choose a task without "
-            "a maze"
+            f"{path} cannot generate {task.name}: in mazes a planner and a controller steer; "
+            "choose a task without a maze"
         )
     return read_policy(path, *task_sizes(task))
 

@@ -3,12 +3,14 @@
 import numpy as np
 
 from d4rl_tasks.environments import LockstepVectorEnv
-from d4rl_tasks.mazes import Maze
+from d4rl_tasks.mazes import AntMazeGrid, Maze
 from d4rl_tasks.robots import AntMaze, PointMaze
 from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.tasks import Task
 
 ACTION_NOISE = 0.2
+# (episodes, nq) and (episodes, nv) in which episodes ended; None before the first.
+States = tuple[np.ndarray, np.ndarray] | None
 
 
 class Navigator:
@@ -49,7 +51,7 @@ class Navigator:
         self._goal_of = np.zeros((environment.num_envs, 2), dtype=int)
         self._goals = np.zeros((environment.num_envs, 2))
 
-    def start(self, environment: LockstepVectorEnv, indices: np.ndarray) -> None:
+    def start(self, environment: LockstepVectorEnv, indices: np.ndarray, ended_at: States) -> None:
         """Give each of these episodes, just reset, a start cell and a goal."""
         for index in indices:
             rng = self._rngs[index]
@@ -99,10 +101,10 @@ class Navigator:
 class WaypointController:
     """Drives every ball without end, from goal to goal along the shortest path of cells.
 
-    An action is 10 (waypoint - position) - velocity, clipped, as that of D4RL's controller
-    (`pointmaze/waypoint_controller.py`). Waypoints are the cells of the path minus U(0, 0.2), and
-    the goal, one of all cells. A ball that arrives, or has been under way for the task's time
-    limit, gets another goal where it is.
+    An action is 10 (waypoint - position) - velocity, clipped, as in D4RL's controller
+    (`pointmaze/waypoint_controller.py`). Waypoints are the path's cells, each shifted by
+    -U(0, 0.2) along both axes, then the goal. Goals are drawn from all free cells but the ball's.
+    A ball that arrives, or has been on its way for the task's time limit, gets the next goal.
 
     Args:
         environment: of a maze2d task.
@@ -122,14 +124,12 @@ class WaypointController:
         }
         self._cells, self._goal_cells = np.zeros((2, environment.num_envs, 2), dtype=int)
         self._waypoints = np.zeros((environment.num_envs, 2))
-        self._states: tuple[np.ndarray, np.ndarray] | None = None
 
-    def start(self, environment: LockstepVectorEnv, indices: np.ndarray) -> None:
-        """Give each of these balls another goal; all but the first leave it where it was."""
+    def start(self, environment: LockstepVectorEnv, indices: np.ndarray, ended_at: States) -> None:
+        """Give each of these balls a goal. After the first time it goes on from where it was."""
         for index in indices:
-            if self._states is not None:
-                qpos, qvel = self._states
-                environment.set_state(index, qpos[index], qvel[index])
+            if ended_at is not None:
+                environment.set_state(index, *(state[index] for state in ended_at))
             self._cells[index] = cell = self._maze.cells_at(environment.qpos[index])
             others = self._maze.free_cells()
             others = others[(others != cell).any(axis=1)]
@@ -156,7 +156,6 @@ class WaypointController:
 
     def arrived(self, environment: LockstepVectorEnv) -> np.ndarray:
         """(balls,) bool: at the goal the controller gave, whatever the evaluation's goal is."""
-        self._states = environment.qpos.copy(), environment.qvel.copy()
         return self._is_at(environment, self._goals())
 
     def _goals(self) -> np.ndarray:
@@ -166,7 +165,7 @@ class WaypointController:
         return np.linalg.norm(environment.qpos - points, axis=1) < self.reached
 
 
-def goal_cells(maze: Maze, quality: str) -> np.ndarray:
+def goal_cells(maze: AntMazeGrid, quality: str) -> np.ndarray:
     """(n, 2) cells the episodes of a dataset go to: G; any ("diverse"); G and corners ("play")."""
     goal, start = maze.cell_of("G"), maze.cell_of("R")
     if quality == "diverse":

@@ -1,8 +1,8 @@
 """Train a robot's behaviour policies with TQC or SAC from SBX, as those in `behaviours/` were.
 
     pip install sbx-rl==0.28.0
-    python -m d4rl_tasks.synthetic.train_behaviour walker2d --algorithm SAC --out my_behaviours
     python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 250000 --out my_behaviours
+    python -m d4rl_tasks.synthetic.train_behaviour walker2d --algorithm SAC --out my_behaviours
     python -m d4rl_tasks.synthetic.train_behaviour halfcheetah --steps 750000 --out my_behaviours \\
         --continue-from 250000
 
@@ -13,13 +13,15 @@ are fitted to that before the actor moves.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d4rl_tasks.command_line import Parser
+from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
+from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.tasks import normalized_score
 
@@ -36,19 +38,21 @@ def make_model(algorithm: str, robot: str, seed: int, entropy: str):
     """A model of SBX; one gradient step per environment step.
 
     Args:
-        algorithm: "SAC", with the networks and the entropy target (-A) of D4RL's behaviours; or
-            "TQC", smaller and with layer-normalised critics, which learns in fewer steps.
+        algorithm: "SAC", with networks and batches as D4RL's behaviours had them; or "TQC", with
+            smaller ones and layer-normalised critics, which learns in fewer steps.
         robot: its environment is the expert task's.
         seed: of everything.
         entropy: SBX's `ent_coef`.
     """
     import sbx
 
-    kwargs: dict[str, Any] = {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}}
-    if algorithm == "TQC":
+    kwargs: dict[str, Any]
+    if algorithm == "SAC":
+        kwargs = {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}}
+    else:
         networks = {"net_arch": {"pi": [128, 128], "qf": [192, 192]}, "layer_norm": True}
-        dropped = {"top_quantiles_to_drop_per_net": DROPPED_ATOMS[robot]}
-        kwargs = {"batch_size": 128, "policy_kwargs": networks, **dropped}
+        kwargs = {"batch_size": 128, "policy_kwargs": networks}
+        kwargs["top_quantiles_to_drop_per_net"] = DROPPED_ATOMS[robot]
     return getattr(sbx, algorithm)(
         "MlpPolicy",
         make(f"{robot}-expert-v2"),
@@ -163,35 +167,68 @@ def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
     return entry
 
 
+def packaged(robot: str, algorithm: str, start: int) -> list[Behaviour]:
+    """The packaged behaviours of a training run up to the checkpoint at `start` steps.
+
+    Raises:
+        D4RLTaskError: there is no such checkpoint.
+    """
+    entries = [e for e in read_manifest().get(robot, []) if e["algorithm"] == algorithm]
+    steps = [entry["training_steps"] for entry in entries]
+    if start not in steps:
+        raise D4RLTaskError(
+            f"--continue-from is {start}: packaged checkpoints of {robot} by {algorithm} are at "
+            f"{', '.join(map(str, steps)) or 'no'} steps"
+        )
+    return [load_behaviour(entry["file"]) for entry in entries[: steps.index(start) + 1]]
+
+
 def train(
     robot: str, algorithm: str, steps: int, out: Path, seed: int, continue_from: int | None
 ) -> None:
-    """Train for `steps` environment steps and save a checkpoint every 50,000."""
-    start = continue_from or 0
-    model = make_model(algorithm, robot, seed, entropy="auto_0.1" if start else "auto")
-    if start:
-        entries = [e for e in read_manifest()[robot] if e["training_steps"] <= start]
-        behaviours = [load_behaviour(entry["file"]) for entry in entries]
+    """Train for `steps` environment steps and save a checkpoint every 50,000.
+
+    Raises:
+        D4RLTaskError: `out` has behaviours of the robot, or there is nothing to continue from.
+    """
+    if (out / robot).exists():
+        raise D4RLTaskError(f"{out / robot} exists already: give another folder as --out")
+    behaviours = packaged(robot, algorithm, continue_from) if continue_from else []
+    model = make_model(algorithm, robot, seed, entropy="auto_0.1" if behaviours else "auto")
+    if behaviours:
         set_actor_weights(model, behaviours[-1].weights)
         refill(model, robot, behaviours, seed)
         warm_up_critics(model)
+    start = continue_from or 0
     for done in range(CHECKPOINT_STEPS, steps + 1, CHECKPOINT_STEPS):
         model.learn(CHECKPOINT_STEPS, reset_num_timesteps=done == CHECKPOINT_STEPS)
         print(json.dumps(save_checkpoint(model, robot, start + done, out)), flush=True)
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = Parser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("robot", choices=["halfcheetah", "hopper", "walker2d", "ant"])
-    parser.add_argument("--algorithm", choices=["TQC", "SAC"], default="TQC")
-    parser.add_argument("--steps", type=int, default=500_000, help="environment steps")
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = Parser(
+        prog="python -m d4rl_tasks.synthetic.train_behaviour",
+        description=(__doc__ or "").split("\n", 1)[0],
+    )
+    parser.add_argument("robot", choices=list(DROPPED_ATOMS))
+    parser.add_argument(
+        "--algorithm", choices=["TQC", "SAC"], default="TQC", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--steps",
+        type=number(int, CHECKPOINT_STEPS),
+        default=500_000,
+        help="of the environment (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--continue-from", type=int, help="training steps of a packaged checkpoint")
-    arguments = parser.parse_args()
-    train(**vars(arguments))
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--continue-from", type=number(int, 1), help="training steps of a packaged checkpoint"
+    )
+    options = parser.parse_args(arguments)
+    return run_program(lambda: train(**vars(options)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -842,7 +842,7 @@ def test_antmaze_rewards_that_are_r_minus_1_already_are_put_right(tmp_path, caps
 
 def test_names_with_d4rls_prefix_and_d4rls_other_tasks():
     assert d4rl_tasks.get_task("d4rl/walker2d-expert-v2").name == "walker2d-expert-v2"
-    for name in ("pen-human-v1", "kitchen-complete-v0"):
+    for name in ("pen-human-v1", "ant-random-expert-v0", "bullet-maze2d-open-v0"):
         with pytest.raises(D4RLTaskError, match="--backend d4rl has it"):
             d4rl_tasks.get_task(name)
     with pytest.raises(D4RLTaskError, match="needs --backend minari"):

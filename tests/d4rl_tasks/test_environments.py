@@ -16,7 +16,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import d4rl_tasks
-from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntCells, PointCells
+from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntMazeGrid, PointMazeGrid
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,7 +212,7 @@ def test_goals_are_drawn_once_or_at_every_reset():
 
 @pytest.mark.parametrize("name", ["umaze", "medium", "large"])
 def test_goals_lie_in_their_cell(name):
-    maze = AntCells(ANT_LAYOUTS[name])
+    maze = AntMazeGrid(ANT_LAYOUTS[name])
     rng = np.random.default_rng(0)
     goals = np.array([maze.sample_goal(rng) for _ in range(200)])
     offset = goals - maze.cell_centers(maze.cell_of("G"))
@@ -242,7 +242,7 @@ def test_walls_stop_the_ant():
 
 
 def test_shortest_paths():
-    maze = AntCells(ANT_LAYOUTS["umaze"])
+    maze = AntMazeGrid(ANT_LAYOUTS["umaze"])
     distances = maze.distances_to(maze.cell_of("G"))
     assert distances[tuple(maze.cell_of("R"))] == 6
     assert np.isinf(distances[0, 0])
@@ -256,7 +256,7 @@ def test_balls_start_in_free_cells_at_the_goals_too(name):
     version = "v0" if name == "open" else "v1"
     episodes = d4rl_tasks.make_vec(f"maze2d-{name}-{version}", 300)
     episodes.reset(seed=0)
-    maze = PointCells(POINT_LAYOUTS[name])
+    maze = PointMazeGrid(POINT_LAYOUTS[name])
     cells = maze.cells_at(episodes.qpos)
     assert {tuple(cell) for cell in cells} == {tuple(cell) for cell in maze.free_cells()}
     assert np.abs(episodes.qpos - cells).max() <= 0.1

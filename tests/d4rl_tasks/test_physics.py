@@ -82,7 +82,7 @@ def test_capsules_weigh_as_cylinders_longer_by_half_a_radius():
     assert (model.geom_type[:2] == mujoco.mjtGeom.mjGEOM_CAPSULE).all()
 
 
-def test_a_sliding_body_weighs_as_the_mean_of_three_axes():
+def test_the_inverse_weight_of_a_sliding_body_is_the_mean_of_three_axes():
     spec = mujoco.MjSpec.from_string(
         """<mujoco><worldbody>
              <body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>

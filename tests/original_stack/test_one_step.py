@@ -161,7 +161,7 @@ def test_maze2d_agrees_for_many_steps(name):
     assert max(errors) < TOLERANCE and touches > 100
 
 
-def test_maze2d_differs_without_the_weights_of_2_1():
+def test_maze2d_differs_without_the_inverse_weights_of_2_1():
     name = BALLS[0]
     ours, theirs = d4rl_tasks.make(name).unwrapped, original.make(name).unwrapped
     ours.model.body_invweight0[1, 0] = 1 / ours.model.body_mass[1]

@@ -116,7 +116,7 @@ def test_mazes_and_tasks_of_another_backend_are_families_of_their_own(tmp_path):
     cube = "cube-single-play-singletask-v0"
     paths = [
         write_run(tmp_path, f"--policy DMPO --env {env}")
-        for env in (cube, "antmaze-umaze-v0", "maze2d-large-v1", "hopper-medium-v2")
+        for env in (cube, "antmaze-umaze-v0", "d4rl/maze2d-large-v1", "hopper-medium-v2")
     ]
     change(paths[0], backend="ogbench")
     families = [read_run(path).family for path in paths]

@@ -23,7 +23,7 @@ from report import main
 from reports.latent import principal_components, shares, use_over_time, window
 from reports.models import Episode, Model, play, read_model
 from reports.style import component_colours
-from reports.video import FOOT, SIZE, compose
+from reports.video import FOOT, SIZE, _frames, compose
 from reports.whole import figures_of_run
 from utils import RunSpec
 
@@ -272,12 +272,30 @@ def test_a_policy_that_stays_in_one_state_has_no_directions():
     assert not points.any() and not held.any()
 
 
-def test_a_model_in_a_maze_has_a_goal():
+def untrained(env, states, actions):
+    """A model of a policy that was not trained."""
     policy = policy_module("DMPO").DMPO(
-        RunSpec(state_dim=29, action_dim=8), policy_module("DMPO").Hyperparameters(hidden=(8, 8))
+        RunSpec(state_dim=states, action_dim=actions),
+        policy_module("DMPO").Hyperparameters(hidden=(8, 8)),
     )
-    blank = Normalizer(np.zeros(29, np.float32), np.ones(29, np.float32))
-    model = Model("run", policy, blank, "antmaze-umaze-v0", 1)
-    (episode,) = play(model, episodes=1, seed=1)
-    with_goal = d4rl_tasks.make("antmaze-umaze-v0")
+    blank = Normalizer(np.zeros(states, np.float32), np.ones(states, np.float32))
+    return Model("run", policy, blank, env, 1)
+
+
+@pytest.mark.parametrize(
+    ("env", "states", "actions"), [("antmaze-umaze-v0", 29, 8), ("maze2d-umaze-v1", 4, 2)]
+)
+def test_a_model_in_a_maze_has_a_goal(env, states, actions):
+    (episode,) = play(untrained(env, states, actions), episodes=1, seed=1)
+    with_goal = d4rl_tasks.make(env)
     np.testing.assert_array_equal(episode.goal, with_goal.unwrapped.target_goal)
+
+
+def test_a_maze_that_draws_its_goal_gets_no_second_one(renderer):
+    model = untrained("maze2d-umaze-v1", 4, 2)
+    (episode,) = play(model, episodes=1, seed=1)
+    environment = d4rl_tasks.make(model.env, render_mode="rgb_array", width=SIZE, height=SIZE)
+    frame = next(_frames(environment, model, episode, 1))
+    environment.unwrapped.set_state(episode.qpos[0], episode.qvel[0])
+    np.testing.assert_array_equal(frame[:SIZE], environment.render())
+    environment.close()

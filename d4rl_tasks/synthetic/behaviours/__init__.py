@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from d4rl_tasks.errors import D4RLTaskError
+
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "manifest.json"
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -67,9 +69,15 @@ def read_manifest() -> dict[str, list[dict]]:
 
 
 def load_behaviour(file: str) -> Behaviour:
-    """Read a behaviour by its manifest's `file`, e.g. "walker2d/0450000.npz"."""
-    entries = read_manifest()[file.partition("/")[0]]
-    entry = next(one for one in entries if one["file"] == file)
+    """Read a behaviour by its manifest's `file`, e.g. "walker2d/0450000.npz".
+
+    Raises:
+        D4RLTaskError: there is none of that name.
+    """
+    entries = read_manifest().get(file.partition("/")[0], [])
+    entry = next((one for one in entries if one["file"] == file), None)
+    if entry is None:
+        raise D4RLTaskError(f"no behaviour {file!r}: {MANIFEST} lists them")
     with np.load(FOLDER / file, allow_pickle=False) as arrays:
         weights = {name: arrays[name] for name in arrays.files}
     name = file.removesuffix(".npz")
