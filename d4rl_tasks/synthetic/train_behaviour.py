@@ -29,6 +29,7 @@ CHECKPOINT_STEPS = 50_000
 REFILL_STEPS = 20_000
 CRITIC_STEPS = 20_000
 BLOCK = 50
+LEARNING_RATE = 3e-4
 # Of 25 atoms of each critic; the best numbers of the TQC paper (Kuznetsov et al. 2020, appendix).
 DROPPED_ATOMS = {"halfcheetah": 0, "hopper": 5, "walker2d": 2, "ant": 2}
 FLAX_LAYERS = {"layer0": "Dense_0", "layer1": "Dense_1", "mean": "Dense_2", "log_std": "Dense_3"}
@@ -56,7 +57,7 @@ def make_model(algorithm: str, robot: str, seed: int, entropy: str):
     return getattr(sbx, algorithm)(
         "MlpPolicy",
         make(f"{robot}-expert-v2"),
-        learning_rate=3e-4,
+        learning_rate=LEARNING_RATE,
         buffer_size=1_000_000,
         learning_starts=5_000,
         train_freq=BLOCK,
@@ -184,9 +185,17 @@ def packaged(robot: str, algorithm: str, start: int) -> list[Behaviour]:
 
 
 def train(
-    robot: str, algorithm: str, steps: int, out: Path, seed: int, continue_from: int | None
+    robot: str,
+    algorithm: str,
+    steps: int,
+    anneal: int,
+    out: Path,
+    seed: int,
+    continue_from: int | None,
 ) -> None:
     """Train for `steps` environment steps and save a checkpoint every 50,000.
+
+    In the last `anneal` of them the learning rate falls to 0.
 
     Raises:
         D4RLTaskError: `out` has behaviours of the robot, or there is nothing to continue from.
@@ -199,6 +208,10 @@ def train(
         set_actor_weights(model, behaviours[-1].weights)
         refill(model, robot, behaviours, seed)
         warm_up_critics(model)
+    if anneal:
+        model.lr_schedule = lambda _: (
+            LEARNING_RATE * min(1.0, max(0.0, (steps - model.num_timesteps) / anneal))
+        )
     start = continue_from or 0
     for done in range(CHECKPOINT_STEPS, steps + 1, CHECKPOINT_STEPS):
         model.learn(CHECKPOINT_STEPS, reset_num_timesteps=done == CHECKPOINT_STEPS)
@@ -220,6 +233,12 @@ def main(arguments: list[str] | None = None) -> int:
         type=number(int, CHECKPOINT_STEPS),
         default=500_000,
         help="of the environment (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--anneal",
+        type=number(int, 0),
+        default=0,
+        help="the learning rate falls to 0 in the last so many (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")
