@@ -24,7 +24,6 @@ from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import atomic_path, synthetic_path
 from d4rl_tasks.robots import task_sizes
-from d4rl_tasks.sources import d4rl_address
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointController
 from d4rl_tasks.synthetic.policy_files import read_policy
@@ -33,7 +32,10 @@ from d4rl_tasks.tasks import Task, get_task, normalized_score
 # By default as many rows as D4RL's file has; for antmaze, where D4RL has 1,000,000, as many as two
 # cores generate in less than three minutes.
 TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS, ANTMAZE_TRANSITIONS = 1_000_000, 2_000_000, 600_000
-REPLAY_TRANSITIONS = {"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000}
+REPLAY_TRANSITIONS = {
+    **{"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000},
+    **{"ant": 302_000},
+}
 MAZE2D_TRANSITIONS = {
     "open": 1_000_000,
     "umaze": 1_000_000,
@@ -60,21 +62,12 @@ def behaviours_of(task: Task) -> list[Behaviour | None]:
     """The behaviours whose transitions make up a task's dataset, in their order in the file.
 
     None stands for random actions, and for maze2d's controller, which needs no training.
-
-    Raises:
-        D4RLTaskError: this robot has none.
     """
     if task.robot == "antmaze":
         return [load_behaviour(ANTMAZE_BEHAVIOUR)]
     if task.quality == "random" or task.robot == "maze2d":
         return [None]
-    entries = read_manifest().get(task.robot)
-    if entries is None:
-        robots = ", ".join(sorted(set(read_manifest()) - {"antdir"}))
-        raise D4RLTaskError(
-            f"{task.name} cannot be generated, no behaviour policy of {task.robot} exists: there "
-            f"are behaviours for {robots} and antmaze; get D4RL's own file, {d4rl_address(task)}"
-        )
+    entries = read_manifest()[task.robot]
     roles = {entry["role"]: index for index, entry in enumerate(entries) if "role" in entry}
     chosen = {
         "medium": [entries[roles["medium"]]],
@@ -95,7 +88,7 @@ def default_transitions(task: Task) -> int:
     if task.quality == "medium-expert":
         return MEDIUM_EXPERT_TRANSITIONS
     if task.quality == "medium-replay":
-        return REPLAY_TRANSITIONS.get(task.robot, TRANSITIONS)
+        return REPLAY_TRANSITIONS[task.robot]
     return TRANSITIONS
 
 
@@ -321,7 +314,7 @@ def generate(
         mean return and normalised score (not maze2d), and in mazes the share that reached its goal.
 
     Raises:
-        D4RLTaskError: unknown task, no behaviour for it, bad numbers, or an unwritable file.
+        D4RLTaskError: unknown task, bad numbers, an unusable behaviour, or an unwritable file.
     """
     task = get_task(task_name)
     transitions = default_transitions(task) if transitions is None else transitions

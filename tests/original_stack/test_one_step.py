@@ -9,10 +9,10 @@ from d4rl_tasks import original
 from d4rl_tasks.hdf5 import read_arrays
 from d4rl_tasks.synthetic.generate import generate
 
-# Of all behaviours of a robot; of random actions for ant, which has no behaviour.
+# Of all behaviours of a robot.
 TASKS = (
     *("halfcheetah-full-replay-v2", "hopper-full-replay-v2", "walker2d-full-replay-v2"),
-    *("ant-random-v2", "antmaze-umaze-diverse-v0", "antmaze-medium-diverse-v0"),
+    *("ant-full-replay-v2", "antmaze-umaze-diverse-v0", "antmaze-medium-diverse-v0"),
     "antmaze-large-diverse-v0",
 )
 TRANSITIONS = 20_000
