@@ -29,12 +29,15 @@ from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointControlle
 from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
-# By default as many rows as D4RL's file has; for antmaze, where D4RL has 1,000,000, as many as two
-# cores generate in less than three minutes.
-TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS, ANTMAZE_TRANSITIONS = 1_000_000, 2_000_000, 600_000
+# By default as many rows as D4RL's file has. Of antmaze, where D4RL has 1,000,000, and of ant's
+# medium-expert, where it has 2,000,000, as many as two cores generate in less than three minutes.
+TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS = 1_000_000, 2_000_000
+ANTMAZE_TRANSITIONS, ANT_MEDIUM_EXPERT_TRANSITIONS = 600_000, 1_500_000
 REPLAY_TRANSITIONS = {
-    **{"halfcheetah": 202_000, "hopper": 402_000, "walker2d": 302_000},
-    **{"ant": 302_000},
+    "halfcheetah": 202_000,
+    "hopper": 402_000,
+    "walker2d": 302_000,
+    "ant": 302_000,
 }
 MAZE2D_TRANSITIONS = {
     "open": 1_000_000,
@@ -86,7 +89,8 @@ def default_transitions(task: Task) -> int:
     if task.robot == "maze2d":
         return MAZE2D_TRANSITIONS[task.maze.removeprefix("eval-")]
     if task.quality == "medium-expert":
-        return MEDIUM_EXPERT_TRANSITIONS
+        is_ant = task.robot == "ant"
+        return ANT_MEDIUM_EXPERT_TRANSITIONS if is_ant else MEDIUM_EXPERT_TRANSITIONS
     if task.quality == "medium-replay":
         return REPLAY_TRANSITIONS[task.robot]
     return TRANSITIONS
@@ -379,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--transitions",
         type=number(int, 2),
-        help="rows of the file (default: as many as D4RL's has; 600,000 for antmaze)",
+        help="rows of the file (default: as many as D4RL's has, or fewer: see docs/data.md)",
     )
     parser.add_argument(
         "--behaviour",

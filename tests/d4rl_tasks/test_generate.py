@@ -179,6 +179,8 @@ def test_lanes_are_long_enough_for_whole_episodes():
         ("halfcheetah-medium-expert-v2", 2_000_000),
         ("hopper-medium-replay-v2", 402_000),
         ("antmaze-large-play-v0", 600_000),
+        ("ant-medium-expert-v2", 1_500_000),
+        ("ant-medium-replay-v1", 302_000),
         ("maze2d-open-dense-v0", 1_000_000),
         ("maze2d-eval-large-v1", 4_000_000),
     ],
