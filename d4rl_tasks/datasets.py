@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 
 from d4rl_tasks.checksums import WrongContentError, check_content, editions
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors
 from d4rl_tasks.fetch import DownloadError, d4rl_file
 from d4rl_tasks.files import (
     Checksum,
@@ -226,17 +226,14 @@ def _load_minari(task: Task, source: str) -> Dataset:
         raise D4RLTaskError(
             f"{source} needs Minari ({error}): pip install 'minari[hdf5]', or choose another source"
         ) from error
-    try:
+    with foreign_errors(
+        lambda reason: D4RLTaskError(
+            f"Minari cannot load {source} ({reason}): 'minari list local' lists your datasets"
+        )
+    ):
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
         return minari_dataset(task.name, source, stored)
-    except D4RLTaskError:
-        raise
-    except Exception as error:  # Minari has no exception class of its own
-        reason = " ".join(str(error).split())
-        raise D4RLTaskError(
-            f"Minari cannot load {source} ({reason}): 'minari list local' lists your datasets"
-        ) from error
 
 
 def minari_dataset(name: str, source: str, stored) -> Dataset:

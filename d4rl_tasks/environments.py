@@ -35,8 +35,8 @@ class D4RLEnv(MujocoEnv):
     Args:
         name: a task's name.
         goal_seed: antmaze v0 and v1 draw their one goal when the environment is made, from this
-            seed; v2 draws one at every reset, from the seed of `reset`. maze2d's is its
-            maze's.
+            seed; v2 draws one at every reset, from the seed of `reset`. In maze2d the
+            maze fixes the goal.
         render_mode, width, height, camera_id, camera_name: as MujocoEnv's.
     """
 
@@ -98,7 +98,7 @@ class D4RLEnv(MujocoEnv):
         if action.shape != (self.model.nu,):
             raise ValueError(f"action has shape {action.shape}, the robot takes ({self.model.nu},)")
         before = self.robot.position(self.data)
-        self.robot.simulate(self.model, self.data, action)
+        self.robot.simulate(self.model, self.data, action * self.robot.action_scale)
         velocity = (self.robot.position(self.data) - before) / self.dt
         qpos, qvel = self.data.qpos, self.data.qvel
         reward = self.robot.reward(qpos, np.asarray(velocity), action, self.target_goal)
@@ -267,7 +267,7 @@ class LockstepVectorEnv(VectorEnv):
         actions = clipped(actions)
         running = self.active
         before = self._position.copy()
-        self._simulate(np.flatnonzero(running), actions)
+        self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)
         velocity = (self._position - before) / self._seconds_per_step()
         reward = self.robot.reward(self.qpos, velocity, actions, self.target_goals)
         self._elapsed += running
@@ -277,14 +277,14 @@ class LockstepVectorEnv(VectorEnv):
         self._truncated |= truncated
         return self.observations(), np.where(running, reward, 0.0), terminated, truncated, {}
 
-    def _simulate(self, indices: np.ndarray, actions: np.ndarray) -> None:
+    def _simulate(self, indices: np.ndarray, controls: np.ndarray) -> None:
         turns = itertools.count()  # next() of it is atomic
 
         def work() -> None:
             while (turn := next(turns)) < len(indices):
                 index = indices[turn]
                 data = self.datas[index]
-                self.robot.simulate(self.model, data, actions[index])
+                self.robot.simulate(self.model, data, controls[index])
                 self.qpos[index] = data.qpos
                 self.qvel[index] = data.qvel
                 self._position[index] = self.robot.position(data)

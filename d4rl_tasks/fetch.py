@@ -26,7 +26,7 @@ from d4rl_tasks.sources import addresses, shown
 from d4rl_tasks.tasks import Task
 from d4rl_tasks.transfer import TransferError, Wanted, discard, fetch, forget_origin
 
-# The most bytes of a file of unknown size: antmaze-v1's largest has a fifth of it.
+# The most bytes of a file without a recorded size: five times antmaze-v1's largest.
 LARGEST_UNKNOWN = 1 << 30
 
 

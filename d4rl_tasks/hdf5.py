@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, reason_of
 from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task
@@ -268,7 +268,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r", locking=False) as file:  # reading needs no lock
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
     except MemoryError as error:
         raise UnusableDatasetError(path, "needs more memory than there is") from error

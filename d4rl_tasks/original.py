@@ -27,7 +27,7 @@ import numpy as np
 from d4rl_tasks import datasets, tasks
 from d4rl_tasks.datasets import Dataset
 from d4rl_tasks.episodes import ReusingEpisodes, check_count, global_draws_from
-from d4rl_tasks.errors import D4RLTaskError, foreign_errors
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors, reason_of
 from d4rl_tasks.files import checksum, read_errors
 from d4rl_tasks.tasks import Task
 
@@ -55,14 +55,14 @@ def _import_gym() -> tuple[Any, dict[str, str]]:
         gym, _ = importlib.import_module("gym"), importlib.import_module("mujoco_py")
         importlib.import_module("d4rl")
     except Exception as error:  # mujoco-py compiles itself, and raises whatever goes wrong
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise D4RLTaskError(f"the original stack does not import ({reason}): {RECIPE}") from error
     gym.logger.set_level(gym.logger.ERROR)  # it would advise against every seed()
     for name in TASK_MODULES:
         try:
             importlib.import_module(f"d4rl.{name}")
         except Exception as error:
-            failures[f"d4rl.{name}"] = " ".join(str(error).split())
+            failures[f"d4rl.{name}"] = reason_of(error)
     return gym, failures
 
 
@@ -126,7 +126,7 @@ def make(name: str, goal_seed: int = 0):
         with _seeded_numpy(goal_seed), _prints_to_stderr():
             return gym.make(name)
     except Exception as error:  # gym and d4rl raise many classes
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise D4RLTaskError(f"gym cannot make {name} ({reason})") from error
 
 

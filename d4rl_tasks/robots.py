@@ -69,9 +69,9 @@ class Robot:
         """Draw the goal of evaluations, (2,) x and y in metres; None without a maze."""
         return None
 
-    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
-        """Move by one environment step under an action, (A,) in [-1, 1]."""
-        data.ctrl[:] = action * self.action_scale
+    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, control: np.ndarray) -> None:
+        """Move by one environment step under the actuators' inputs, (A,): scaled actions."""
+        data.ctrl[:] = control
         mujoco.mj_step(model, data, nstep=self.frame_skip)
 
     def position(self, data: mujoco.MjData) -> float:
@@ -198,6 +198,10 @@ class InMaze:
         assert goal is not None, "every maze has a goal"
         return np.linalg.norm(qpos[..., :2] - goal, axis=-1)
 
+    def is_at_goal(self, qpos: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        """Whether x and y are within `goal_radius` of the goal, (...) bool."""
+        return self.distance(qpos, goal) <= self.goal_radius
+
 
 class AntMaze(InMaze, Ant):
     """D4RL's ant in a maze of walls: a slower, weaker ant that must come to a goal.
@@ -247,10 +251,10 @@ class AntMaze(InMaze, Ant):
     def reward(
         self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
     ) -> np.ndarray:
-        return (self.distance(qpos, goal) <= self.goal_radius).astype(np.float64)
+        return self.is_at_goal(qpos, goal).astype(np.float64)
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        return self.distance(qpos, goal) <= self.goal_radius
+        return self.is_at_goal(qpos, goal)
 
 
 class PointMaze(InMaze, Robot):
@@ -301,17 +305,18 @@ class PointMaze(InMaze, Robot):
         qpos = cell + rng.uniform(-self.reset_noise, self.reset_noise, model.nq)
         return qpos, self.reset_noise * rng.standard_normal(model.nv)
 
-    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
+    def simulate(self, model: mujoco.MjModel, data: mujoco.MjData, control: np.ndarray) -> None:
         np.clip(data.qvel, -self.largest_speed, self.largest_speed, out=data.qvel)
         # As in D4RL: the accelerations found here warm-start the step's solver.
         mujoco.mj_forward(model, data)
-        super().simulate(model, data, action)
+        super().simulate(model, data, control)
 
     def reward(
         self, qpos: np.ndarray, velocity: np.ndarray, action: np.ndarray, goal: np.ndarray | None
     ) -> np.ndarray:
-        distance = self.distance(qpos, goal)
-        return np.exp(-distance) if self.dense else (distance <= self.goal_radius).astype(float)
+        if self.dense:
+            return np.exp(-self.distance(qpos, goal))
+        return self.is_at_goal(qpos, goal).astype(np.float64)
 
 
 ROBOTS = {"walker2d": Walker2d, "hopper": Hopper, "halfcheetah": HalfCheetah, "ant": Ant}

@@ -23,7 +23,7 @@ from gymnasium.spaces import Box
 
 from d4rl_tasks.command_line import Parser, run_program
 from d4rl_tasks.environments import D4RLEnv
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, reason_of
 from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_rows
 from d4rl_tasks.robots import task_sizes
@@ -136,7 +136,7 @@ def _task_of(path: Path) -> Task:
         with h5py.File(path, "r") as file:
             name = file.attrs.get("task")
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
     if not isinstance(name, str):
         raise D4RLTaskError(f"{path} does not name its task: give it with --env")
@@ -215,7 +215,7 @@ def _write_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise D4RLTaskError(
             f"cannot write the Minari dataset {name} ({reason}): free some space, or set "
             "MINARI_DATASETS_PATH to a folder that you may write to"

@@ -48,7 +48,7 @@ def one_step_errors(
     for i in range(len(qpos)):
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.qvel[:] = qpos[i], qvel[i]
-        robot.simulate(model, data, np.clip(actions[i], -1, 1))
+        robot.simulate(model, data, np.clip(actions[i], -1, 1) * robot.action_scale)
         errors[i] = max(
             np.abs(data.qpos - next_qpos[i]).max(), np.abs(data.qvel - next_qvel[i]).max()
         )

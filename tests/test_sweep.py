@@ -26,7 +26,7 @@ GRID = [
     "--seeds",
     "0-1",
 ]
-# Long enough that a run seen at step 200 is still under way when a signal comes through Ray:
+# Long enough that a run seen at step 200 is still running when a signal arrives through Ray:
 # 1,000 steps take as little as a second.
 STEPS = 4000
 SHORT = ["--max_timesteps", str(STEPS), "--eval_freq", "100", "--batch_size", "16"]

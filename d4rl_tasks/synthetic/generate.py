@@ -29,8 +29,8 @@ from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointControlle
 from d4rl_tasks.synthetic.policy_files import read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
-# By default as many rows as D4RL's file has. Of antmaze, where D4RL has 1,000,000, and of ant's
-# medium-expert, where it has 2,000,000, as many as two cores generate in less than three minutes.
+# The default is D4RL's own size, except for antmaze (1,000,000 rows in D4RL) and ant-medium-expert
+# (2,000,000): two cores must generate any dataset in less than three minutes.
 TRANSITIONS, MEDIUM_EXPERT_TRANSITIONS = 1_000_000, 2_000_000
 ANTMAZE_TRANSITIONS, ANT_MEDIUM_EXPERT_TRANSITIONS = 600_000, 1_500_000
 REPLAY_TRANSITIONS = {
@@ -170,8 +170,9 @@ def _controller(
 ) -> Controller:
     if task.robot == "maze2d":
         return WaypointController(environment, rngs)
-    if task.robot == "antmaze":
-        return Navigator(task, environment, load_behaviour(ANTMAZE_BEHAVIOUR), rngs)
+    behaviour = lanes[0].behaviour
+    if task.robot == "antmaze" and behaviour:
+        return Navigator(task, environment, behaviour, rngs)
     return SamplingController(lanes, environment.model.nu, rngs)
 
 
@@ -245,7 +246,7 @@ def _episode_statistics(
     statistics: dict[str, float] = {"transitions": len(ends), "episodes": int(is_whole.sum())}
     if not is_whole.any():
         return statistics
-    if task.robot != "maze2d":  # whose ways to a goal are not episodes of the task
+    if task.robot != "maze2d":  # its rows are cut at the controller's goals, not at the task's
         mean = totals[is_whole].mean()
         statistics["mean_return"] = float(mean)
         statistics["mean_normalized_score"] = float(normalized_score(task.name, mean))
@@ -352,8 +353,8 @@ def generate(
 def _foreign(task: Task, path: Path) -> Behaviour:
     if task.maze:
         raise D4RLTaskError(
-            f"{path} cannot generate {task.name}: in mazes a planner and a controller steer; "
-            "choose a task without a maze"
+            f"{path} cannot generate {task.name}: datasets of mazes come from planners; choose "
+            "a task without a maze"
         )
     return read_policy(path, *task_sizes(task))
 

@@ -9,7 +9,7 @@ from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.tasks import Task
 
 ACTION_NOISE = 0.2
-# (episodes, nq) and (episodes, nv) in which episodes ended; None before the first.
+# Final qpos and qvel of the episodes, (episodes, nq) and (episodes, nv); None at the start.
 States = tuple[np.ndarray, np.ndarray] | None
 
 
@@ -99,12 +99,12 @@ class Navigator:
 
 
 class WaypointController:
-    """Drives every ball without end, from goal to goal along the shortest path of cells.
+    """Drives each ball from goal to goal along the shortest path of cells.
 
     An action is 10 (waypoint - position) - velocity, clipped, as in D4RL's controller
     (`pointmaze/waypoint_controller.py`). Waypoints are the path's cells, each shifted by
     -U(0, 0.2) along both axes, then the goal. Goals are drawn from all free cells but the ball's.
-    A ball that arrives, or has been on its way for the task's time limit, gets the next goal.
+    A ball gets a new goal when it arrives, or after the task's time limit.
 
     Args:
         environment: of a maze2d task.
@@ -126,7 +126,7 @@ class WaypointController:
         self._waypoints = np.zeros((environment.num_envs, 2))
 
     def start(self, environment: LockstepVectorEnv, indices: np.ndarray, ended_at: States) -> None:
-        """Give each of these balls a goal. After the first time it goes on from where it was."""
+        """Give each of these balls a new goal; after the first call it keeps its state."""
         for index in indices:
             if ended_at is not None:
                 environment.set_state(index, *(state[index] for state in ended_at))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, reason_of
 from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.hdf5 import UnusableDatasetError, read_small_arrays
 from d4rl_tasks.synthetic.behaviours import Behaviour
@@ -64,7 +64,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     except KeyError as error:
         raise BadPolicyError(path, f"lacks an array ({error.args[0]})") from error
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise BadPolicyError(path, f"is not readable as .npz or HDF5 ({reason})") from error
 
 

@@ -172,7 +172,7 @@ def packaged(robot: str, algorithm: str, start: int) -> list[Behaviour]:
     """The packaged behaviours of a training run up to the checkpoint at `start` steps.
 
     Raises:
-        D4RLTaskError: there is no such checkpoint.
+        D4RLTaskError: no checkpoint was saved at that step.
     """
     entries = [e for e in read_manifest().get(robot, []) if e["algorithm"] == algorithm]
     steps = [entry["training_steps"] for entry in entries]
@@ -195,10 +195,11 @@ def train(
 ) -> None:
     """Train for `steps` environment steps and save a checkpoint every 50,000.
 
-    In the last `anneal` of them the learning rate falls to 0.
+    The learning rate falls to 0 over the last `anneal` steps.
 
     Raises:
-        D4RLTaskError: `out` has behaviours of the robot, or there is nothing to continue from.
+        D4RLTaskError: `out` already has behaviours for the robot, or no checkpoint was saved at
+            `continue_from`.
     """
     if (out / robot).exists():
         raise D4RLTaskError(f"{out / robot} exists already: give another folder as --out")
@@ -208,12 +209,13 @@ def train(
         set_actor_weights(model, behaviours[-1].weights)
         refill(model, robot, behaviours, seed)
         warm_up_critics(model)
+    last = steps - steps % CHECKPOINT_STEPS
     if anneal:
         model.lr_schedule = lambda _: (
-            LEARNING_RATE * min(1.0, max(0.0, (steps - model.num_timesteps) / anneal))
+            LEARNING_RATE * min(1.0, (last - model.num_timesteps) / anneal)
         )
     start = continue_from or 0
-    for done in range(CHECKPOINT_STEPS, steps + 1, CHECKPOINT_STEPS):
+    for done in range(CHECKPOINT_STEPS, last + 1, CHECKPOINT_STEPS):
         model.learn(CHECKPOINT_STEPS, reset_num_timesteps=done == CHECKPOINT_STEPS)
         print(json.dumps(save_checkpoint(model, robot, start + done, out)), flush=True)
 
@@ -232,13 +234,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--steps",
         type=number(int, CHECKPOINT_STEPS),
         default=500_000,
-        help="of the environment (default: %(default)s)",
+        help="environment steps (default: %(default)s)",
     )
     parser.add_argument(
         "--anneal",
         type=number(int, 0),
         default=0,
-        help="the learning rate falls to 0 in the last so many (default: %(default)s)",
+        help="steps at the end over which the learning rate falls to 0 (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")

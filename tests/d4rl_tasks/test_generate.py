@@ -225,7 +225,7 @@ def test_maze2d_files_are_continuous_and_cut_at_goals(tmp_path, name):
     distance = np.linalg.norm(following - arrays["infos/goal"], axis=1)
     assert (distance[cuts] < 0.1).mean() > 0.9 and not (np.delete(distance, cuts) < 0.0999).any()
     assert statistics["goal_rate"] > 0.9 and "mean_return" not in statistics
-    # After a goal the ball goes on from where it is, to another one; only a lane starts anew.
+    # A new goal leaves the ball where it is; only a new lane resets it.
     goes_on = (position[cuts[:-1] + 1] == following[cuts[:-1]]).all(axis=1)
     assert np.count_nonzero(~goes_on) == 1
     goals = arrays["infos/goal"]

@@ -72,7 +72,7 @@ def load_behaviour(file: str) -> Behaviour:
     """Read a behaviour by its manifest's `file`, e.g. "walker2d/0450000.npz".
 
     Raises:
-        D4RLTaskError: there is none of that name.
+        D4RLTaskError: no behaviour has that name.
     """
     entries = read_manifest().get(file.partition("/")[0], [])
     entry = next((one for one in entries if one["file"] == file), None)
