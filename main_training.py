@@ -29,6 +29,8 @@ from experiment.results import MODELS, Results
 from experiment.settings import describe_run, make_settings, run_name
 from experiment.signals import StopSignals
 from experiment.state import RunState
+from speed.checked import CheckedTraining
+from speed.compiled import CompiledTraining
 from speed.cuda_graphs import CapturedTraining
 
 EVAL_EPISODES = 10
@@ -89,12 +91,12 @@ class Training:
             stack.enter_context(contextlib.closing(self.progress))
             stack.enter_context(self._logging(start))
             stack.enter_context(self.signals.deferring())
-            captured = self._capture()
+            faster = self._faster_training()
             if self.state.evaluation_due:
                 self._evaluate_and_save(is_saved=True)
             while (step := self.policy.total_it) < run.max_timesteps:
-                if captured:
-                    steps = captured(self._steps_until_due(step))
+                if faster:
+                    steps = faster(self._steps_until_due(step))
                 else:
                     steps = [self.policy.train(self.buffer, run.batch_size)]
                 for number, losses in enumerate(steps, step + 1):
@@ -103,11 +105,16 @@ class Training:
                 self._log_and_evaluate(self.policy.total_it)
         print_end(self.results.rows[-1], self.results.csv_path)
 
-    def _capture(self) -> CapturedTraining | None:
-        if self.policy.device.type != "cuda" or self.options.no_cuda_graph:
+    def _faster_training(self) -> CheckedTraining | None:
+        run, note = self.options, self.progress.note
+        if self.policy.device.type == "cuda":
+            if run.no_cuda_graph:
+                return None
+            return CapturedTraining(self.policy, self.buffer, run.batch_size, note)
+        if not run.compile:
             return None
-        size, note = self.options.batch_size, self.progress.note
-        return CapturedTraining(self.policy, self.buffer, size, note)
+        note("compiling the train steps takes up to a minute")
+        return CompiledTraining(self.policy, self.buffer, run.batch_size, note)
 
     def _steps_until_due(self, step: int) -> int:
         """Train steps up to the next that something is due after, or to the last."""

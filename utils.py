@@ -445,8 +445,12 @@ class Policy:
 
     def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> dict[str, Tensor]:
         """One train step; returns its losses by name, detached 0-d tensors on the device."""
+        return self.train_on(replay_buffer.sample(batch_size))
+
+    def train_on(self, batch: Batch) -> dict[str, Tensor]:
+        """One train step on a given batch; returns what `train` does."""
         self.total_it += 1
-        losses = self.update(replay_buffer.sample(batch_size))
+        losses = self.update(batch)
         return {name: loss.detach() for name, loss in losses.items()}
 
     @torch.inference_mode()  # a twentieth faster than no_grad for the few states of an evaluation

@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.train_step import make_buffer, make_policy
 from d4rl_tasks.command_line import Parser
 from experiment.options import POLICIES
-from speed.cuda_graphs import CapturedTraining, Losses
+from speed.checked import Losses
+from speed.cuda_graphs import CapturedTraining
 from utils import Policy, ReplayBuffer
 
 STEPS_COMPARED = 100

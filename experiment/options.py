@@ -150,6 +150,7 @@ def _add_run_options(parser: Parser) -> None:
     add("--max_timesteps", number(int, 1), 1_000_000, "train steps; more continue a finished run")
     add("--device_id", number(int, -1), -1, "number of the GPU; -1: the first, or the CPU")
     add("--no_cuda_graph", _SWITCH, False, "run the train steps of a GPU one by one")
+    add("--compile", _SWITCH, False, "compile the train steps of a CPU (needs a C++ compiler)")
 
 
 def _add_result_options(parser: Parser) -> None:

@@ -43,10 +43,11 @@ def applies_to(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():  # the compiler chooses by itself
         return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return is_cpu_float and _has_onednn()
+    return is_cpu_float and has_onednn()
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether this build of PyTorch has oneDNN, and it is not turned off."""
     return bool(torch.backends.mkldnn.enabled) and torch.backends.mkldnn.is_available()
 
 
@@ -56,7 +57,7 @@ def _faster_library() -> Library:
 
     On one thread, as several that wait for each other beside other programs vary too much.
     """
-    if not _has_onednn():
+    if not has_onednn():
         return "BLAS"
     rows, weight, bias = torch.ones(256, 256), torch.ones(256, 256), torch.ones(256)
 

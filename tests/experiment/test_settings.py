@@ -41,7 +41,7 @@ def test_a_setting_changes_the_name(hopper, more):
     [
         *(["--eval_freq", "3"], ["--c_loss_freq", "7"], ["--checkpoint_freq", "2"], ["--fresh"]),
         *(["--logger", "none"], ["--save_model", "False"], ["--save_best"], ["--group", "g"]),
-        *(["--no_cuda_graph"], ["--eval_episodes", "2"], ["--max_timesteps", "33"]),
+        *(["--no_cuda_graph"], ["--compile"], ["--eval_episodes", "2"], ["--max_timesteps", "33"]),
         ["--results_dir", "elsewhere"],
     ],
 )

@@ -35,7 +35,8 @@ def test_another_setting_makes_a_column(tmp_path, method, options):
 
 NO_DIFFERENCE = (
     *("--device_id 0", "--c_loss_freq 7", "--save_model False", "--eval_episodes 3"),
-    *("--checkpoint_freq 3", "--logger none", "--fresh", "--kl_weight 0.3", "--no_cuda_graph"),
+    *("--checkpoint_freq 3", "--logger none", "--fresh", "--kl_weight 0.3"),
+    "--no_cuda_graph --compile",
 )
 
 

@@ -10,7 +10,8 @@ from runs import make_training, networks_in, one_file, rows_of, run_command, sam
 from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 from torch.optim import Optimizer
 
-from speed.cuda_graphs import CapturedTraining, CaptureError, make_capturable, schedules_of
+from speed.checked import FasterStepsError, make_capturable, schedules_of
+from speed.cuda_graphs import CapturedTraining
 from utils import RunSpec
 
 
@@ -94,7 +95,7 @@ def results_of_a_run(dataset, folder, monkeypatch, in_units):
     training = make_training(run_command(dataset, *more, **options))
     units = UncapturedUnits(training)
     if in_units:
-        training._capture = lambda: units
+        training._faster_training = lambda: units
     training.train()
     table = [row | {"wall_time": 0} for row in rows_of()]
     losses = one_file("results/*/*loss*.txt").read_text()
@@ -251,7 +252,7 @@ class BecomesNaN(SimulatedUnit):
 class CannotBeCaptured:
     def __init__(self, policy, run, generator, stream):
         run()  # Python has run, and perhaps kernels, when a capture fails
-        raise CaptureError("operation not permitted when stream is capturing")
+        raise FasterStepsError("operation not permitted when stream is capturing")
 
 
 @pytest.mark.parametrize(

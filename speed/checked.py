@@ -1,0 +1,167 @@
+"""What faster train steps share: they check themselves against the steps that they replace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+if TYPE_CHECKING:
+    from utils import Policy, ReplayBuffer
+
+# How far faster steps may be from the same steps one by one: in a loss, relative to it, and in a
+# network, relative to the length of the way that the steps have moved it.
+LOSS_TOLERANCE = 1e-2
+MOVE_TOLERANCE = 0.1
+
+Losses = dict[str, Tensor]
+State = tuple[dict[str, Any], list[Tensor]]  # of the policy, and of the generators
+
+
+class FasterStepsError(Exception):
+    """A policy's train steps cannot be made faster; the message says why, in one line."""
+
+
+class CheckedTraining:
+    """Base class of the ways to train faster.
+
+    The first steps of such a way also run one by one, from the same state and draws. If the two
+    differ, or there is no such way here, all steps run one by one, and `note` gets a line.
+
+    Args:
+        policy: to train.
+        replay_buffer: to draw batches from.
+        batch_size: transitions in a batch.
+        note: prints a line.
+    """
+
+    way: ClassVar[str]  # for the line: "CUDA graphs"
+
+    def __init__(
+        self,
+        policy: Policy,
+        replay_buffer: ReplayBuffer,
+        batch_size: int,
+        note: Callable[[str], None] = print,
+    ):
+        self.policy = policy
+        self.replay_buffer = replay_buffer
+        self.batch_size = batch_size
+        self.note = note
+        self.cycle = getattr(policy.hp, "policy_freq", 1)
+        self._is_off = False
+
+    def __call__(self, most: int) -> list[Losses]:
+        """Train one step, or several but at most `most`; returns the losses of each."""
+        raise NotImplementedError
+
+    def _run(self, steps: int) -> list[Losses]:
+        return [self.policy.train(self.replay_buffer, self.batch_size) for _ in range(steps)]
+
+    def _check(self, steps: int, run_faster: Callable[[State], list[Losses]]) -> list[Losses]:
+        """Train some steps both ways, and keep the faster one's results if they agree.
+
+        Args:
+            run_faster: gets the state that the steps start from.
+        """
+        make_capturable(self.policy)
+        before = self._state()
+        expected = self._run(steps)
+        after = self._state()
+        self._restore(before)
+        try:
+            losses = run_faster(before)
+            problem = difference(losses, expected) or self._difference(before, after)
+        except FasterStepsError as error:
+            losses, problem = [], str(error)
+        if problem is None:
+            return losses
+        self._is_off = True
+        self._restore(after)
+        name = type(self.policy).__name__
+        self.note(f"note: {name} trains without {self.way}, step by step ({problem})")
+        return expected
+
+    def _state(self) -> State:
+        draws = [generator.get_state().clone() for generator in self._generators()]
+        return copy.deepcopy(self.policy.state_dict()), draws
+
+    def _restore(self, state: State) -> None:
+        policy_state, draws = state
+        self.policy.load_state_dict(copy.deepcopy(policy_state))
+        for generator, draw in zip(self._generators(), draws, strict=True):
+            generator.set_state(draw)
+        make_capturable(self.policy)
+
+    def _generators(self) -> list[torch.Generator]:
+        """The one that draws batches, and the device's own, which policies draw noise from."""
+        device = self.policy.device
+        if device.type != "cuda":
+            return [self.replay_buffer.generator, torch.default_generator]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return [self.replay_buffer.generator, torch.cuda.default_generators[index]]
+
+    def _difference(self, before: State, after: State) -> str | None:
+        """What of the policy the faster steps have left elsewhere than the steps one by one."""
+        now = self.policy.state_dict()
+        for name in self.policy.networks():
+            start, expected = _flat(before[0][name]), _flat(after[0][name])
+            moved = torch.linalg.vector_norm(expected - start)
+            missed = torch.linalg.vector_norm(_flat(now[name]) - expected)
+            if not missed <= MOVE_TOLERANCE * moved:
+                return f"{name} ends elsewhere: {missed:.2g} off after a way of {moved:.2g}"
+        if now["total_it"] != after[0]["total_it"]:
+            return f"{now['total_it']} steps were counted, not {after[0]['total_it']}"
+        return None
+
+
+def _flat(state: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.flatten().double() for value in state.values()])
+
+
+def difference(losses: list[Losses], expected: list[Losses]) -> str | None:
+    """The first loss that is not the one of the steps one by one, in words."""
+    for number, (step, right) in enumerate(zip(losses, expected, strict=True), 1):
+        if step.keys() != right.keys():
+            return f"step {number} has other losses"
+        for name, loss in step.items():
+            if not torch.allclose(loss, right[name], rtol=LOSS_TOLERANCE, atol=1e-4):
+                return f"{name} loss {loss.item():.6g} instead of {right[name].item():.6g}"
+    return None
+
+
+def optimizers_of(policy: Policy) -> list[Optimizer]:
+    """The optimisers of a policy."""
+    return [part for part in policy.parts().values() if isinstance(part, Optimizer)]
+
+
+def schedules_of(policy: Policy) -> list[LRScheduler]:
+    """The schedules of a policy's learning rates."""
+    return [part for part in policy.parts().values() if isinstance(part, LRScheduler)]
+
+
+def make_capturable(policy: Policy) -> None:
+    """Let a policy's optimisers run without Python: learning rates that change are tensors."""
+    for optimizer in optimizers_of(policy):
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+    for schedule in schedules_of(policy):
+        for group in schedule.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], device=policy.device)
+
+
+def updates_of(policy: Policy) -> dict[LRScheduler, int]:
+    """How many steps each schedule of a policy has taken."""
+    return {schedule: schedule.last_epoch for schedule in schedules_of(policy)}
+
+
+def advance(updates: dict[LRScheduler, int]) -> None:
+    """Let schedules take steps: the rate that faster steps set is always that of the first time."""
+    for schedule, steps in updates.items():
+        for _ in range(steps):
+            schedule.step()

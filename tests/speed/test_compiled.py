@@ -1,0 +1,197 @@
+"""Train steps as compiled programs; the compiler itself runs in the slow tests only."""
+
+import functools
+import importlib
+
+import pytest
+import torch
+from runs import make_training, networks_in, one_file, run_command, same_tensors
+from test_cuda_graphs import counters_of, run
+from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
+
+from speed import products
+from speed.checked import FasterStepsError, make_capturable
+from speed.compiled import CompiledStep, CompiledTraining, tensors_of
+
+STEPS = 9
+
+
+def train_compiled(policy, make_step, steps=STEPS):
+    """Losses of train steps, and the lines that are printed."""
+    notes = []
+    torch.manual_seed(1)
+    training = CompiledTraining(policy, seeded_buffer(), 64, notes.append, make_step)
+    return [training(steps)[0] for _ in range(steps)], notes
+
+
+def train_singly(policy, steps=STEPS):
+    make_capturable(policy)
+    torch.manual_seed(1)
+    return run(policy, seeded_buffer(), steps, 64)
+
+
+def seeded_buffer():
+    buffer = make_buffer()
+    buffer.generator = torch.Generator().manual_seed(3)
+    return buffer
+
+
+def assert_trained_alike(policy, other, losses, expected):
+    assert policy.total_it == other.total_it
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    ours, theirs = [torch.cat([t.flatten() for t in tensors_of(one)]) for one in (policy, other)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+class SimulatedStep:
+    """Does without a compiler what a program does: traced, Python runs; called, tensors change."""
+
+    def __init__(self, policy, train, tensors, batch):
+        self.policy, self.train, self.count = policy, train, len(tensors)
+        train(batch)
+
+    def __call__(self, tensors, batch):
+        assert len(tensors) == self.count and not any(t.requires_grad for t in tensors)
+        own = {t.data_ptr() for t in tensors_of(self.policy)}
+        assert {t.data_ptr() for t in tensors} == own
+        total_it, schedules, rates = counters_of(self.policy)
+        losses = self.train(batch)
+        self.policy.total_it = total_it
+        for schedule, state in schedules:
+            schedule.load_state_dict(state)
+        for group, rate in rates:
+            group["lr"].copy_(rate)
+        return losses
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_steps_that_agree_are_kept(name, options):
+    single, policy = make_policy(name, **options), make_policy(name, **options)
+    expected = train_singly(single)
+    losses, notes = train_compiled(policy, functools.partial(SimulatedStep, policy))
+    assert notes == []
+    assert_trained_alike(policy, single, losses, expected)
+
+
+class TrainsNothing(SimulatedStep):
+    def __call__(self, tensors, batch):
+        saved = [tensor.clone() for tensor in tensors]
+        losses = super().__call__(tensors, batch)
+        for tensor, value in zip(tensors, saved, strict=True):
+            tensor.copy_(value)
+        return losses
+
+
+class DrawsNoiseTwice(SimulatedStep):
+    def __call__(self, tensors, batch):
+        torch.randn(1000)
+        return super().__call__(tensors, batch)
+
+
+class HasNoLosses(SimulatedStep):
+    def __call__(self, tensors, batch):
+        super().__call__(tensors, batch)
+        return {}
+
+
+class CannotBeCompiled:
+    def __init__(self, policy, train, tensors, batch):
+        train(batch)
+        raise FasterStepsError("it cannot be compiled: no compiler")
+
+
+class MakesTensors(SimulatedStep):
+    def __init__(self, policy, train, tensors, batch):
+        super().__init__(policy, train, tensors[1:], batch)
+        tensors.pop()
+
+
+@pytest.mark.parametrize(
+    ("make_step", "reason"),
+    [
+        (TrainsNothing, "ends elsewhere"),
+        (HasNoLosses, "other losses"),
+        (CannotBeCompiled, "no compiler"),
+        (MakesTensors, "makes tensors"),
+    ],
+)
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_step_that_fails_or_differs_falls_back_to_python(name, make_step, reason):
+    single, policy = make_policy(name), make_policy(name)
+    expected = train_singly(single)
+    losses, (note,) = train_compiled(policy, functools.partial(make_step, policy))
+    assert note.startswith(f"note: {name} trains without compiled steps, step by step (")
+    assert reason in note and "\n" not in note
+    assert_trained_alike(policy, single, losses, expected)
+
+
+def test_other_draws_are_seen():
+    policy = make_policy("DMPO")
+    _, notes = train_compiled(policy, functools.partial(DrawsNoiseTwice, policy))
+    assert len(notes) == 1
+
+
+def test_a_policy_whose_step_reads_a_value_back_is_not_compiled():
+    policy = make_policy("AWAC")
+    update = policy.update
+    policy.update = lambda batch: update(batch) if batch.reward.sum().item() else {}
+    _, (note,) = train_compiled(policy, CompiledStep)
+    assert "it cannot be compiled" in note and "\n" not in note
+
+
+def test_an_adam_with_weight_decay_is_not_compiled():
+    policy = make_policy("AWAC")
+    policy.actor_optimizer.param_groups[0]["weight_decay"] = 0.1
+    _, (note,) = train_compiled(policy, CompiledStep)
+    assert "Adam has weight decay" in note
+
+
+# With a compiler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "library"),
+    [*((*variant, "oneDNN") for variant in VARIANTS), ("DMPO", {}, "BLAS")],
+)
+def test_compiled_steps_are_the_steps_of_python(name, options, library, monkeypatch):
+    if library == "oneDNN" and not products.has_onednn():
+        pytest.skip("PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "_library", library)
+    single, policy = [make_policy(name, width=96, **options) for _ in range(2)]
+    expected = train_singly(single)
+    losses, notes = train_compiled(policy, CompiledStep)
+    assert notes == []
+    assert_trained_alike(policy, single, losses, expected)
+
+
+def train(argv, folder, monkeypatch):
+    """A run's last networks."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    make_training(argv).train()
+    return networks_in(one_file("models/*_????????.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_with_the_same_bits(hopper, tmp_path, monkeypatch, capsys):
+    def command(steps):
+        more = ["--compile", "--batch_size", "64", "--hidden", "96", "96", "--logger", "none"]
+        return run_command(hopper, *more, policy="DMPO", steps=steps, eval_freq=7)
+
+    whole = train(command(30), tmp_path / "whole", monkeypatch)
+    for steps in (1, 9, 30):
+        parts = train(command(steps), tmp_path / "parts", monkeypatch)
+    assert "trains without" not in capsys.readouterr().err
+    assert same_tensors(parts, whole)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_run_says_so_and_trains(hopper, monkeypatch, capsys, tmp_path):
+    cpp = importlib.import_module("torch._inductor.config").cpp
+    monkeypatch.setattr(cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.chdir(tmp_path)
+    make_training(run_command(hopper, "--compile")).train()
+    printed = "".join(capsys.readouterr())
+    assert "trains without compiled steps, step by step (it cannot be compiled" in printed
+    assert "score" in printed
