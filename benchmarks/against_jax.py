@@ -1,12 +1,13 @@
-"""Our train steps of IQL and AWAC beside the same updates as a jitted scan in JAX.
+"""Our train steps of IQL and AWAC, also compiled, beside the same updates as a jitted scan in JAX.
 
     pip install -r benchmarks/requirements-jax.txt
     python -m benchmarks.against_jax --threads 1
 
-Both start from the same weights. Each trains in a process of its own, by turns, with its data on
+All start from the same weights. Each trains in a process of its own, by turns, with its data on
 the device and as many processors as threads: a scan of 200 steps by JAX, 200 steps of ours. A step
 draws its batch and updates every network, the policy included (`policy_freq` 1). Then one step of
-each, on the same batch and noise, is compared: losses and networks agree to rounding.
+ours and one of JAX's, on the same batch and noise, are compared: losses and networks agree to
+rounding.
 """
 
 import functools
@@ -23,6 +24,7 @@ from torch import nn
 
 from benchmarks.train_step import make_buffer, seconds
 from d4rl_tasks.command_line import Parser
+from speed.compiled import CompiledTraining
 from utils import MLP, Batch, Policy, ReplayBuffer, RunSpec
 
 STATE_DIM, ACTION_DIM, BATCH_SIZE = 17, 6, 256
@@ -267,15 +269,18 @@ def begin(threads: int) -> None:
 
 
 @functools.cache
-def training_of_ours(name: str) -> Callable[[], object]:
+def training_of_ours(name: str, is_compiled: bool) -> Callable[[], object]:
     """Our train step."""
     policy, buffer = make_ours(name), make_buffer(STATE_DIM, ACTION_DIM)
-    return lambda: policy.train(buffer, BATCH_SIZE)
+    if not is_compiled:
+        return lambda: policy.train(buffer, BATCH_SIZE)
+    training = CompiledTraining(policy, buffer, BATCH_SIZE)
+    return lambda: training(1)
 
 
-def time_ours(name: str) -> float:
+def time_ours(name: str, is_compiled: bool) -> float:
     """Seconds of a step of ours."""
-    return seconds(training_of_ours(name), STEPS)
+    return seconds(training_of_ours(name, is_compiled), STEPS)
 
 
 @functools.cache
@@ -294,19 +299,25 @@ def time_jax(name: str) -> float:
     return seconds(training_of_jax(name), 1) / STEPS
 
 
-def measure(name: str, threads: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of a step of ours and of JAX's, by turns, each in a process of its own."""
+def measure(name: str, threads: int, repeats: int) -> np.ndarray:
+    """Seconds of a step of ours, of ours compiled and of JAX's, by turns: (3, repeats).
+
+    Each has a process of its own.
+    """
     context = multiprocessing.get_context("spawn")
     make_process = functools.partial(
         ProcessPoolExecutor, 1, context, initializer=begin, initargs=(threads,)
     )
-    with make_process() as ours, make_process() as jax:
+    with make_process() as ours, make_process() as compiled, make_process() as jax:
         times = [
-            (ours.submit(time_ours, name).result(), jax.submit(time_jax, name).result())
+            (
+                ours.submit(time_ours, name, False).result(),
+                compiled.submit(time_ours, name, True).result(),
+                jax.submit(time_jax, name).result(),
+            )
             for _ in range(repeats + 1)
         ]
-    own, theirs = np.array(times[1:]).T  # the first turns compile
-    return own, theirs
+    return np.array(times[1:]).T  # the first turns compile
 
 
 def compare(name: str) -> float:
@@ -321,14 +332,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
-    print("| step | threads | ours, ms | JAX, ms | JAX / ours | difference after a step |")
-    print("|---|---|---|---|---|---|")
+    print("| step | threads | ours, ms | compiled, ms | JAX, ms | JAX / compiled | difference |")
+    print("|---|---|---|---|---|---|---|")
     for name in arguments.policies:
-        ours, theirs = measure(name, arguments.threads, arguments.repeats)
+        ours, compiled, jax = measure(name, arguments.threads, arguments.repeats)
         print(
             f"| {name} | {arguments.threads} | {np.median(ours) * 1e3:.1f} "
-            f"| {np.median(theirs) * 1e3:.1f} | {np.median(theirs / ours):.2f} "
-            f"| {compare(name):.0e} |",
+            f"| {np.median(compiled) * 1e3:.1f} | {np.median(jax) * 1e3:.1f} "
+            f"| {np.median(jax / compiled):.2f} | {compare(name):.0e} |",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """The cost of one train step of each policy, in G and in steps per second.
 
     python -m benchmarks.train_step
+    python -m benchmarks.train_step --compile
 
 G is the time of one float32 F.linear of (2048, 256) by (256, 256) on the same threads, taken right
 before each measurement: "G" is the median of their ratios, "best" the least step over the least G,
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from d4rl_tasks.command_line import Parser
 from experiment.options import POLICIES
+from speed.compiled import CompiledTraining
 from utils import Policy, ReplayBuffer, RunSpec
 
 TRANSITIONS = 100_000
@@ -49,6 +51,18 @@ def make_policy(name: str, arguments: argparse.Namespace, device: str = "cpu") -
     hyperparameters = module.Hyperparameters(**{k: v for k, v in sizes.items() if k in known})
     spec = RunSpec(arguments.state_dim, arguments.action_dim)
     return getattr(module, name)(spec, hyperparameters, device)
+
+
+def make_step(
+    policy: Policy, buffer: ReplayBuffer, arguments: argparse.Namespace
+) -> Callable[[], object]:
+    """A policy's train step; a compiled one is compiled already."""
+    if not arguments.compile:
+        return lambda: policy.train(buffer, arguments.batch_size)
+    training = CompiledTraining(policy, buffer, arguments.batch_size)
+    for _ in range(2 * training.cycle):
+        training(1)
+    return lambda: training(1)
 
 
 def seconds(run: Callable[[], object], count: int) -> float:
@@ -89,6 +103,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--components", type=int, default=8, help="K of the mixtures")
     parser.add_argument("--hidden", type=int, default=256, help="width of the hidden layers")
+    parser.add_argument("--compile", action="store_true", help="compiled steps")
     parser.add_argument("--state_dim", type=int, default=17)
     parser.add_argument("--action_dim", type=int, default=6)
     arguments = parser.parse_args()
@@ -100,7 +115,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in arguments.policies:
         policy = make_policy(name, arguments)
-        step = lambda policy=policy: policy.train(buffer, arguments.batch_size)  # noqa: E731
+        step = make_step(policy, buffer, arguments)
         steps, units = measure(step, lambda: F.linear(rows, weight), arguments.repeats)
         time_of_step = np.median(steps)
         print(
