@@ -30,8 +30,9 @@ class FasterStepsError(Exception):
 class CheckedTraining:
     """Base class of the ways to train faster.
 
-    The first steps of such a way also run one by one, from the same state and draws. If the two
-    differ, or there is no such way here, all steps run one by one, and `note` gets a line.
+    The first faster steps also run one by one, from the same state and draws. If the results
+    differ, or this machine or policy does not allow faster steps, all steps run one by one, and
+    `note` gets a line that says why.
 
     Args:
         policy: to train.

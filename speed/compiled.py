@@ -1,8 +1,7 @@
 """Train steps on a CPU as compiled programs, which need a C++ compiler.
 
-A step is traced with all that it reads and writes: losses, gradients, Adam, target networks. What
-is left of it are matrix products, by the library that `speed.products` chooses, and few loops over
-memory between them.
+A program holds all of a step: losses, gradients, Adam and target networks. It calls the library
+that `speed.products` chooses for the matrix products; few loops over memory lie between them.
 """
 
 from __future__ import annotations
@@ -54,11 +53,11 @@ class CompiledStep:
         try:
             graph = make_fx(step, decomposition_table=_replacements())(tensors, batch)
             for node in graph.graph.nodes:
-                node.meta.clear()  # what a trace says of tensors, the compiler finds out itself
+                node.meta.clear()  # the compiler works out shapes itself, and refuses these
             inputs: list[Any] = [*detached(tensors), *batch]
             with torch.no_grad():
                 self._program = torch._inductor.compile(graph, inputs, OPTIONS)
-        except RuntimeError as error:
+        except Exception as error:  # whatever fails in the compiler, Python trains as well
             reason = str(error).strip().split("\n", 1)[0]
             raise FasterStepsError(f"it cannot be compiled: {reason}") from error
 
@@ -125,7 +124,7 @@ class CompiledTraining(CheckedTraining):
 
 
 def tensors_of(policy: Policy) -> list[Tensor]:
-    """The parameters, buffers, averages and learning rates of a policy, always in one order."""
+    """All tensors that a policy's train step changes, each once and always in the same order."""
     networks = policy.networks().values()
     tensors = [one for part in networks for one in (*part.parameters(), *part.buffers())]
     for optimizer in optimizers_of(policy):
@@ -133,10 +132,10 @@ def tensors_of(policy: Policy) -> list[Tensor]:
             states = [optimizer.state[parameter] for parameter in group["params"]]
             values = [group["lr"], *(state[key] for state in states for key in sorted(state))]
             tensors += [value for value in values if isinstance(value, Tensor)]
-    return list({id(tensor): tensor for tensor in tensors}.values())  # each once
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-# Operators that the compiler takes as they are.
+# Operators that the compiler calls as they are
 
 torch.library.define(
     "dmpo::linear", "(Tensor input, Tensor weight, Tensor? bias, str activation) -> Tensor"
@@ -160,8 +159,8 @@ def _(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Te
 def _bias_corrections(steps: list[Tensor], beta1: float, beta2: float) -> Tensor:
     """1 - beta1^t and sqrt(1 - beta2^t) of each parameter's t: (n, 2).
 
-    In float64, as Adam's kernel, and once for each parameter: a loop over the parameter that the
-    compiler writes would take the powers again and again.
+    In float64, as in Adam's kernel. The compiler would repeat the powers in its loop over the
+    parameter, for every few elements.
     """
     count = torch.stack(steps).double()
     return torch.stack([1 - beta1**count, (1 - beta2**count).sqrt()], 1).float()
@@ -173,7 +172,7 @@ def _(steps: list[Tensor], beta1: float, beta2: float) -> Tensor:
 
 
 def _replacements() -> dict[Any, Callable]:
-    """What a trace has instead of operators that the compiler does not take."""
+    """What the trace of a step has in place of operators that the compiler cannot take."""
     adam = torch.ops.aten._fused_adam_
     table: dict[Any, Callable] = {adam.default: _fused_adam, adam.tensor_lr: _fused_adam}
     if products.has_onednn():

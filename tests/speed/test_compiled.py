@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import signal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from runs import make_training, networks_in, one_file, run_command, same_tensors
 from test_cuda_graphs import counters_of, run
 from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 
+from experiment.errors import StoppedError
 from speed import products
 from speed.checked import FasterStepsError, make_capturable
 from speed.compiled import CompiledStep, CompiledTraining, tensors_of
@@ -165,25 +167,37 @@ def test_compiled_steps_are_the_steps_of_python(name, options, library, monkeypa
     assert_trained_alike(policy, single, losses, expected)
 
 
-def train(argv, folder, monkeypatch):
-    """A run's last networks."""
-    folder.mkdir(exist_ok=True)
-    monkeypatch.chdir(folder)
-    make_training(argv).train()
-    return networks_in(one_file("models/*_????????.safetensors"))
+def stop_after(training, step):
+    """Let a run believe that a signal has come after a step."""
+    add = training.state.losses.add
+
+    def add_and_stop(number, losses):
+        add(number, losses)
+        if number == step:
+            training.signals.received = signal.SIGTERM
+
+    training.state.losses.add = add_and_stop
 
 
 @pytest.mark.slow
-def test_a_compiled_run_resumes_with_the_same_bits(hopper, tmp_path, monkeypatch, capsys):
-    def command(steps):
-        more = ["--compile", "--batch_size", "64", "--hidden", "96", "96", "--logger", "none"]
-        return run_command(hopper, *more, policy="DMPO", steps=steps, eval_freq=7)
-
-    whole = train(command(30), tmp_path / "whole", monkeypatch)
-    for steps in (1, 9, 30):
-        parts = train(command(steps), tmp_path / "parts", monkeypatch)
-    assert "trains without" not in capsys.readouterr().err
-    assert same_tensors(parts, whole)
+@pytest.mark.parametrize("policy", ["DMPO", "IQL"])
+def test_a_compiled_run_resumes_with_the_same_bits(hopper, tmp_path, monkeypatch, capsys, policy):
+    more = ["--compile", "--batch_size", "64", "--hidden", "96", "96", "--logger", "none"]
+    argv = run_command(hopper, *more, policy=policy, steps=30, eval_freq=7)
+    networks = []
+    for name, stops in (("whole", []), ("parts", [1, 2, 9])):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for step in stops:
+            training = make_training(argv)
+            stop_after(training, step)
+            with pytest.raises(StoppedError):
+                training.train()
+        make_training(argv).train()
+        networks.append(networks_in(one_file("models/*_????????.safetensors")))
+    assert "trains without" not in "".join(capsys.readouterr())
+    assert same_tensors(*networks)
 
 
 @pytest.mark.slow
