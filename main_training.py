@@ -107,14 +107,13 @@ class Training:
 
     def _faster_training(self) -> CheckedTraining | None:
         run, note = self.options, self.progress.note
+        parts = self.policy, self.buffer, run.batch_size, note
         if self.policy.device.type == "cuda":
-            if run.no_cuda_graph:
-                return None
-            return CapturedTraining(self.policy, self.buffer, run.batch_size, note)
+            return None if run.no_cuda_graph else CapturedTraining(*parts)
         if not run.compile:
             return None
         note("compiling the train steps takes up to a minute")
-        return CompiledTraining(self.policy, self.buffer, run.batch_size, note)
+        return CompiledTraining(*parts)
 
     def _steps_until_due(self, step: int) -> int:
         """Train steps up to the next that something is due after, or to the last."""
