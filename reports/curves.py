@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from reports.groups import Group, Task, methods_of
 from reports.runs import Run
-from reports.style import RC, Style, styles_of
+from reports.style import RC, Style, add_legend, styles_of
 
 COLUMNS = 3
 PANEL = 3.4, 2.5  # inches
@@ -258,8 +258,6 @@ def _add_legend(
         Line2D([], [], color="#444444", lw=1, dashes=LIMIT_DASHES[name], label=label)
         for name, label in limits
     ]
-    widest = max(len(handle.get_label()) for handle in handles)
     if any(len(group.runs) > 1 for task in tasks for group in task.groups):
         handles.append(Patch(color="#777777", alpha=0.25, lw=0, label=BAND))
-    columns = max(1, int(figure.get_figwidth() * 11 // (widest + 6)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+    add_legend(figure, handles)

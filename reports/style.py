@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from d4rl_tasks.files import atomic_path
@@ -64,6 +65,15 @@ def styles_of(methods: Sequence[str]) -> dict[str, Style]:
         )
         for index, method in enumerate(methods)
     }
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend below the panels, in as many columns as the figure is wide enough for."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def policy_colour(policy: str) -> str | None:

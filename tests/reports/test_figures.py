@@ -1,10 +1,13 @@
 """The figures: what they average, how lines are told apart, and the files."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from run_files import groups_of, write_run
 
+from experiment.options import POLICIES
 from report import main
 from reports.curves import BAND, DIAGNOSTICS, make_figures, mean_and_band
 from reports.groups import make_tasks
@@ -50,6 +53,18 @@ def test_the_band_is_explained_in_the_picture(tmp_path):
         write_run(tmp_path, seed=seed)
     texts = figures_of(tmp_path)["learning_curves"].legends[0].texts
     assert [text.get_text() for text in texts] == ["AWAC", BAND]
+
+
+@pytest.mark.parametrize("options", ["", " --discount 0.9 --tau 0.01 --learning_rate 0.001"])
+def test_the_legend_stays_within_the_picture(tmp_path, options):
+    for policy, seed in itertools.product(POLICIES, (1, 2)):
+        write_run(tmp_path, f"--policy {policy} --env hopper-medium-v2{options}", seed=seed)
+    write_run(tmp_path, "--policy DMPO --env hopper-medium-v2")
+    for figure in figures_of(tmp_path).values():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        extent = legend.get_window_extent()
+        assert 0 <= extent.x0 and extent.x1 <= figure.bbox.width
 
 
 def test_there_is_a_panel_for_each_task(tmp_path):
