@@ -27,6 +27,11 @@ class FasterStepsError(Exception):
     """A policy's train steps cannot be made faster; the message says why, in one line."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for a note."""
+    return str(error).strip().split("\n", 1)[0]
+
+
 class CheckedTraining:
     """Base class of the ways to train faster.
 
@@ -39,9 +44,11 @@ class CheckedTraining:
         replay_buffer: to draw batches from.
         batch_size: transitions in a batch.
         note: prints a line.
+        make_faster: makes the faster steps (default: the class's own).
     """
 
     way: ClassVar[str]  # for the line: "CUDA graphs"
+    default_make_faster: ClassVar[Callable[..., Any]]
 
     def __init__(
         self,
@@ -49,13 +56,18 @@ class CheckedTraining:
         replay_buffer: ReplayBuffer,
         batch_size: int,
         note: Callable[[str], None] = print,
+        make_faster: Callable[..., Any] | None = None,
     ):
         self.policy = policy
         self.replay_buffer = replay_buffer
         self.batch_size = batch_size
         self.note = note
+        self._make_faster = make_faster or self.default_make_faster
         self.cycle = getattr(policy.hp, "policy_freq", 1)
         self._is_off = False
+        # Both by their place in the cycle.
+        self._made: dict[int, Any] = {}
+        self._updates: dict[int, dict[LRScheduler, int]] = {}
 
     def __call__(self, most: int) -> list[Losses]:
         """Train one step, or several but at most `most`; returns the losses of each."""
@@ -63,6 +75,20 @@ class CheckedTraining:
 
     def _run(self, steps: int) -> list[Losses]:
         return [self.policy.train(self.replay_buffer, self.batch_size) for _ in range(steps)]
+
+    def _make(self, place: int, *arguments: Any) -> Any:
+        """Make faster steps; Python runs them meanwhile, and counts."""
+        before = {schedule: schedule.last_epoch for schedule in schedules_of(self.policy)}
+        self._made[place] = self._make_faster(*arguments)
+        self._updates[place] = {one: one.last_epoch - epoch for one, epoch in before.items()}
+        return self._made[place]
+
+    def _count(self, place: int, steps: int) -> None:
+        """Count what Python does not count in faster steps."""
+        self.policy.total_it += steps
+        for schedule, updates in self._updates[place].items():
+            for _ in range(updates):  # the rate that faster steps set is that of their first time
+                schedule.step()
 
     def _check(self, steps: int, run_faster: Callable[[State], list[Losses]]) -> list[Losses]:
         """Train some steps both ways, and keep the faster one's results if they agree.
@@ -83,6 +109,7 @@ class CheckedTraining:
         if problem is None:
             return losses
         self._is_off = True
+        self._made.clear()  # and their memory
         self._restore(after)
         name = type(self.policy).__name__
         self.note(f"note: {name} trains without {self.way}, step by step ({problem})")
@@ -154,15 +181,3 @@ def make_capturable(policy: Policy) -> None:
     for schedule in schedules_of(policy):
         for group in schedule.optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], device=policy.device)
-
-
-def updates_of(policy: Policy) -> dict[LRScheduler, int]:
-    """How many steps each schedule of a policy has taken."""
-    return {schedule: schedule.last_epoch for schedule in schedules_of(policy)}
-
-
-def advance(updates: dict[LRScheduler, int]) -> None:
-    """Let schedules take steps: the rate that faster steps set is always that of the first time."""
-    for schedule, steps in updates.items():
-        for _ in range(steps):
-            schedule.step()

@@ -18,13 +18,12 @@ from speed.checked import (
     FasterStepsError,
     Losses,
     State,
-    advance,
+    first_line,
     optimizers_of,
-    updates_of,
 )
 
 if TYPE_CHECKING:
-    from utils import Batch, Policy, ReplayBuffer
+    from utils import Batch, Policy
 
 # PyTorch's own draws; no check of the sizes, which never change.
 OPTIONS = {"fallback_random": True, "size_asserts": False}
@@ -43,14 +42,14 @@ class CompiledStep:
     """
 
     def __init__(self, train: Callable[[Batch], Losses], tensors: list[Tensor], batch: Batch):
-        # Not at the top: it takes seconds, and only these runs need it.
-        import torch._inductor
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         def step(tensors: list[Tensor], batch: Batch) -> Losses:
             return train(batch)  # which knows the tensors
 
         try:
+            # Not at the top, where --help would wait for them.
+            import torch._inductor
+            from torch.fx.experimental.proxy_tensor import make_fx
+
             graph = make_fx(step, decomposition_table=_replacements())(tensors, batch)
             for node in graph.graph.nodes:
                 node.meta.clear()  # the compiler works out shapes itself, and refuses these
@@ -58,8 +57,7 @@ class CompiledStep:
             with torch.no_grad():
                 self._program = torch._inductor.compile(graph, inputs, OPTIONS)
         except Exception as error:  # whatever fails in the compiler, Python trains as well
-            reason = str(error).strip().split("\n", 1)[0]
-            raise FasterStepsError(f"it cannot be compiled: {reason}") from error
+            raise FasterStepsError(f"it cannot be compiled: {first_line(error)}") from error
 
     def __call__(self, tensors: list[Tensor], batch: Batch) -> Losses:
         """Take a step: change the tensors, which need no gradients, and return the losses."""
@@ -78,48 +76,31 @@ class CompiledTraining(CheckedTraining):
     """
 
     way = "compiled steps"
-
-    def __init__(
-        self,
-        policy: Policy,
-        replay_buffer: ReplayBuffer,
-        batch_size: int,
-        note: Callable[[str], None] = print,
-        make_step: Callable[..., Any] = CompiledStep,
-    ):
-        super().__init__(policy, replay_buffer, batch_size, note)
-        self._make_step = make_step
-        self._steps: dict[int, Any] = {}  # by their place in the cycle
-        self._updates: dict[int, dict] = {}  # of the schedules, likewise
+    default_make_faster = CompiledStep
 
     def __call__(self, most: int) -> list[Losses]:
         """Train one step; returns its losses."""
         if self._is_off or self.policy.total_it < self.cycle:
             return self._run(1)
         place = self.policy.total_it % self.cycle
-        if place in self._steps:
+        if place in self._made:
             return [self._step(place)]
-        losses = self._check(1, lambda before: [self._first_step(place, before)])
-        # The check has put the optimisers' states elsewhere.
-        self._tensors = detached(tensors_of(self.policy))
-        return losses
+        return self._check(1, lambda before: [self._first_step(place, before)])
 
     def _first_step(self, place: int, before: State) -> Losses:
-        policy, counted = self.policy, updates_of(self.policy)
-        tensors, batch = tensors_of(policy), self.replay_buffer.sample(self.batch_size)
-        self._steps[place] = self._make_step(policy.train_on, tensors, batch)
-        if len(tensors_of(policy)) != len(tensors):
+        tensors = tensors_of(self.policy)
+        batch = self.replay_buffer.sample(self.batch_size)
+        self._make(place, self.policy.train_on, tensors, batch)
+        if len(tensors_of(self.policy)) != len(tensors):
             raise FasterStepsError("a step makes tensors that the next one needs")
-        updates = updates_of(policy)
-        self._updates[place] = {one: updates[one] - counted[one] for one in updates}
         self._restore(before)
-        self._tensors = detached(tensors_of(policy))
+        # Every check puts the optimisers' states elsewhere.
+        self._tensors = detached(tensors_of(self.policy))
         return self._step(place)
 
     def _step(self, place: int) -> Losses:
-        losses = self._steps[place](self._tensors, self.replay_buffer.sample(self.batch_size))
-        self.policy.total_it += 1
-        advance(self._updates[place])
+        losses = self._made[place](self._tensors, self.replay_buffer.sample(self.batch_size))
+        self._count(place, 1)
         return losses
 
 

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from speed.checked import (
-    CheckedTraining,
-    FasterStepsError,
-    Losses,
-    State,
-    advance,
-    updates_of,
-)
+from speed.checked import CheckedTraining, FasterStepsError, Losses, State, first_line
 
 if TYPE_CHECKING:
-    from utils import Policy, ReplayBuffer
+    from utils import Policy
 
 WARM_UP_UNITS = 3  # before a capture; they make the optimisers' state and the libraries' handles
 
@@ -44,8 +37,7 @@ class CudaUnit:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).split("\n", 1)[0]
-            raise FasterStepsError(f"the capture failed: {reason}") from error
+            raise FasterStepsError(f"the capture failed: {first_line(error)}") from error
 
     def replay(self) -> list[Losses]:
         """Run the kernels, nothing of Python's; returns the losses of each step."""
@@ -61,20 +53,12 @@ class CapturedTraining(CheckedTraining):
     """
 
     way = "CUDA graphs"
+    default_make_faster = CudaUnit
 
-    def __init__(
-        self,
-        policy: Policy,
-        replay_buffer: ReplayBuffer,
-        batch_size: int,
-        note: Callable[[str], None] = print,
-        make_unit: Callable[..., Any] = CudaUnit,
-    ):
-        super().__init__(policy, replay_buffer, batch_size, note)
-        self._make_unit = make_unit
+    def __init__(self, policy: Policy, *others: Any):
+        super().__init__(policy, *others)
         self._left_to_warm_up = WARM_UP_UNITS * self.cycle
         self._stream = torch.cuda.Stream(policy.device) if policy.device.type == "cuda" else None
-        self._captured: Any = None
 
     def __call__(self, most: int) -> list[Losses]:
         """Train one step, or several but at most `most`; returns the losses of each."""
@@ -83,12 +67,7 @@ class CapturedTraining(CheckedTraining):
             if self._is_off or self._left_to_warm_up > 0 or not is_aligned or most < self.cycle:
                 self._left_to_warm_up -= 1
                 return self._run(1)
-            if self._captured:
-                return self._replay()
-            losses = self._check(self.cycle, self._capture)
-            if self._is_off:
-                self._captured = None  # and its memory
-            return losses
+            return self._replay() if self._made else self._check(self.cycle, self._capture)
 
     @contextlib.contextmanager
     def _on_own_stream(self) -> Iterator[None]:
@@ -103,16 +82,11 @@ class CapturedTraining(CheckedTraining):
         outside.wait_stream(self._stream)
 
     def _capture(self, _: State) -> list[Losses]:
-        # A capture does what Python does in a unit, counting, and the first replay the rest.
-        before = updates_of(self.policy)
+        # A capture counts as Python does in a unit; the first replay does the rest of it.
         run = functools.partial(self._run, self.cycle)
-        self._captured = self._make_unit(run, self.replay_buffer.generator, self._stream)
-        after = updates_of(self.policy)
-        self._updates = {schedule: after[schedule] - before[schedule] for schedule in before}
-        return self._captured.replay()
+        return self._make(0, run, self.replay_buffer.generator, self._stream).replay()
 
     def _replay(self) -> list[Losses]:
-        losses = self._captured.replay()
-        self.policy.total_it += self.cycle
-        advance(self._updates)
+        losses = self._made[0].replay()
+        self._count(0, self.cycle)
         return losses

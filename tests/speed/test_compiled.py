@@ -7,35 +7,23 @@ import signal
 import pytest
 import torch
 from runs import make_training, networks_in, one_file, run_command, same_tensors
-from test_cuda_graphs import counters_of, run
-from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
+from test_cuda_graphs import counters_of, seeded_buffer, train_singly
+from test_speed_properties import POLICIES, VARIANTS, make_policy
 
 from experiment.errors import StoppedError
 from speed import products
-from speed.checked import FasterStepsError, make_capturable
+from speed.checked import FasterStepsError
 from speed.compiled import CompiledStep, CompiledTraining, tensors_of
 
-STEPS = 9
+STEPS, BATCH_SIZE = 9, 64
 
 
-def train_compiled(policy, make_step, steps=STEPS):
+def train_compiled(policy, make_step):
     """Losses of train steps, and the lines that are printed."""
     notes = []
     torch.manual_seed(1)
-    training = CompiledTraining(policy, seeded_buffer(), 64, notes.append, make_step)
-    return [training(steps)[0] for _ in range(steps)], notes
-
-
-def train_singly(policy, steps=STEPS):
-    make_capturable(policy)
-    torch.manual_seed(1)
-    return run(policy, seeded_buffer(), steps, 64)
-
-
-def seeded_buffer():
-    buffer = make_buffer()
-    buffer.generator = torch.Generator().manual_seed(3)
-    return buffer
+    training = CompiledTraining(policy, seeded_buffer(), BATCH_SIZE, notes.append, make_step)
+    return [training(STEPS)[0] for _ in range(STEPS)], notes
 
 
 def assert_trained_alike(policy, other, losses, expected):
@@ -69,7 +57,7 @@ class SimulatedStep:
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_steps_that_agree_are_kept(name, options):
     single, policy = make_policy(name, **options), make_policy(name, **options)
-    expected = train_singly(single)
+    expected = train_singly(single, STEPS, BATCH_SIZE)
     losses, notes = train_compiled(policy, functools.partial(SimulatedStep, policy))
     assert notes == []
     assert_trained_alike(policy, single, losses, expected)
@@ -120,7 +108,7 @@ class MakesTensors(SimulatedStep):
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_step_that_fails_or_differs_falls_back_to_python(name, make_step, reason):
     single, policy = make_policy(name), make_policy(name)
-    expected = train_singly(single)
+    expected = train_singly(single, STEPS, BATCH_SIZE)
     losses, (note,) = train_compiled(policy, functools.partial(make_step, policy))
     assert note.startswith(f"note: {name} trains without compiled steps, step by step (")
     assert reason in note and "\n" not in note
@@ -161,7 +149,7 @@ def test_compiled_steps_are_the_steps_of_python(name, options, library, monkeypa
         pytest.skip("PyTorch has no oneDNN")
     monkeypatch.setattr(products, "_library", library)
     single, policy = [make_policy(name, width=96, **options) for _ in range(2)]
-    expected = train_singly(single)
+    expected = train_singly(single, STEPS, BATCH_SIZE)
     losses, notes = train_compiled(policy, CompiledStep)
     assert notes == []
     assert_trained_alike(policy, single, losses, expected)

@@ -11,6 +11,7 @@ from test_speed_properties import POLICIES, VARIANTS, make_buffer, make_policy
 from torch.optim import Optimizer
 
 from speed.checked import FasterStepsError, make_capturable, schedules_of
+from speed.compiled import tensors_of
 from speed.cuda_graphs import CapturedTraining
 from utils import RunSpec
 
@@ -131,16 +132,6 @@ def test_a_policy_made_capturable_trains_alike_and_can_be_loaded(name):
 # The graph's check of itself
 
 
-def tensors_of(policy):
-    """All tensors that a graph works on: they stay where they are."""
-    networks = [
-        value for part in policy.networks().values() for value in part.state_dict().values()
-    ]
-    optimizers = [part for part in policy.parts().values() if isinstance(part, Optimizer)]
-    states = [state for optimizer in optimizers for state in optimizer.state.values()]
-    return networks + [value for state in states for value in state.values()]
-
-
 def counters_of(policy):
     """What Python counts in a unit."""
     schedules = [(one, one.state_dict()) for one in schedules_of(policy)]
@@ -176,13 +167,17 @@ class SimulatedUnit:
         return losses
 
 
+def seeded_buffer():
+    buffer = make_buffer()
+    buffer.generator = torch.Generator().manual_seed(3)
+    return buffer
+
+
 def simulated(policy, unit=SimulatedUnit):
     """Training in simulated units, and the lines it prints."""
     notes = []
     make_unit = functools.partial(unit, policy)
-    buffer = make_buffer()
-    buffer.generator = torch.Generator().manual_seed(3)
-    return CapturedTraining(policy, buffer, 32, notes.append, make_unit), notes
+    return CapturedTraining(policy, seeded_buffer(), 32, notes.append, make_unit), notes
 
 
 def train_simulated(policy, unit=SimulatedUnit, steps=21):
@@ -195,12 +190,10 @@ def train_simulated(policy, unit=SimulatedUnit, steps=21):
     return losses, sizes, notes
 
 
-def train_singly(policy, steps=21):
+def train_singly(policy, steps=21, batch_size=32):
     make_capturable(policy)
-    buffer = make_buffer()
-    buffer.generator = torch.Generator().manual_seed(3)
     torch.manual_seed(1)
-    return run(policy, buffer, steps)
+    return run(policy, seeded_buffer(), steps, batch_size)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
