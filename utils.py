@@ -163,14 +163,14 @@ class MLP(nn.Module):
         for size, following in itertools.pairwise(hidden):
             layers += [nn.Linear(size, following), *_activation(following, layer_norm)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], output_dim))
-        self._linears = [self.first, *(one for one in self.rest if isinstance(one, nn.Linear))]
-        # Layers that somebody edits above run in PyTorch, which takes any.
-        self._is_plain = [type(one) for one in self.rest] == [nn.ReLU, nn.Linear] * len(hidden)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(..., I) each -> (..., output_dim)."""
-        if self._is_plain and products.applies_to(inputs[0]):
-            return products.mlp(self._linears, inputs)
+        rest = list(self.rest)
+        # Other layers, which somebody may put there, run in PyTorch, which takes any.
+        is_plain = [type(one) for one in rest] == [nn.ReLU, nn.Linear] * (len(rest) // 2)
+        if is_plain and products.applies_to(inputs[0]):
+            return products.mlp([self.first, *rest[1::2]], inputs)
         return self.rest(self.first(*inputs))
 
 

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Library = Literal["BLAS", "oneDNN"]
 
@@ -40,7 +39,8 @@ def use(name: Library) -> None:
 
 def applies_to(tensor: Tensor) -> bool:
     """Whether `mlp` takes such a tensor (not under `torch.backends.mkldnn.flags(False)`)."""
-    if torch.compiler.is_compiling():  # the compiler chooses by itself
+    # The compiler chooses by itself, and torch.func takes PyTorch's own layers only.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     is_cpu_float = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     return is_cpu_float and has_onednn()
@@ -141,14 +141,16 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input: Tensor, *parameters: Tensor) -> Tensor:
         outputs = layers(input, parameters)
-        ctx.save_for_backward(*outputs, *parameters[::2])
+        ctx.save_for_backward(*outputs[:-1], *parameters)
         return outputs[-1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.saved_tensors) // 2
-        outputs, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
+        count = len(ctx.saved_tensors) // 3
+        outputs, parameters = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if torch.is_grad_enabled():  # create_graph=True
+            return differentiable_gradients(outputs[0], parameters, gradient, ctx.needs_input_grad)
+        weights = parameters[::2]
         needs_input, *needs_parameter = ctx.needs_input_grad
         by_parameter: list[Tensor | None] = [None] * (2 * count)
         for i in reversed(range(count)):
@@ -157,7 +159,20 @@ class Layers(torch.autograd.Function):
             rows = gradient.flatten(0, -2)
             if needs_parameter[2 * i]:
                 by_parameter[2 * i] = linear(rows.t(), outputs[i].flatten(0, -2).t(), None)
+            if needs_parameter[2 * i + 1]:
                 by_parameter[2 * i + 1] = rows.sum(0)
             if i or needs_input:
                 gradient = linear(gradient, weights[i].t(), None)
         return gradient if needs_input else None, *by_parameter
+
+
+def differentiable_gradients(
+    input: Tensor, parameters: Sequence[Tensor], gradient: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `layers` at the input and the parameters that need one, with a graph."""
+    output = input
+    for i in range(0, len(parameters), 2):
+        output = F.linear(output.relu() if i else output, parameters[i], parameters[i + 1])
+    sources = [one for one, is_needed in zip((input, *parameters), needed, strict=True) if is_needed]
+    found = iter(torch.autograd.grad(output, sources, gradient, create_graph=True))
+    return tuple(next(found) if is_needed else None for is_needed in needed)

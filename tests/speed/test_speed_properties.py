@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -253,6 +254,57 @@ def test_onednn_gives_the_values_and_gradients_of_pytorchs_layers(make, shapes, 
     for actual, wanted in zip(fast, expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(without_graph, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@onednn
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(("make", "shapes"), NETWORKS.values(), ids=NETWORKS)
+def test_second_derivatives_are_those_of_pytorchs_layers(make, shapes):
+    torch.manual_seed(0)
+    network = make()
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+    def gradients():
+        penalty = output_of(network, inputs).square().sum()  # and that of its gradients, WGAN-GP's
+        for gradient in torch.autograd.grad(penalty, inputs, create_graph=True):
+            penalty = penalty + (gradient.norm(dim=-1) - 1).square().sum()
+        return torch.autograd.grad(penalty, [*inputs, *network.parameters()])
+
+    fast = gradients()
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = gradients()
+    for actual, wanted in zip(fast, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-4)
+
+
+@onednn
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_a_frozen_parameter_alone_has_no_gradient(frozen):
+    torch.manual_seed(0)
+    network, x = MLP([3], (8, 8), 2), torch.randn(5, 3)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.endswith(frozen))
+    network(x).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None) == name.endswith(frozen)
+
+
+def test_a_network_works_under_transforms_of_functions():
+    torch.manual_seed(0)
+    network, x = MLP([3], (8,), 2), torch.randn(5, 3)
+    torch.testing.assert_close(torch.vmap(network)(x), network(x))
+    jacobian = torch.func.vmap(torch.func.jacrev(network))(x)
+    (expected,) = torch.autograd.grad(network(x.requires_grad_()).sum(), x)
+    torch.testing.assert_close(jacobian.sum(1), expected)
+
+
+def test_layers_replaced_later_are_used():
+    torch.manual_seed(0)
+    network, x = MLP([3], (8,), 2), torch.randn(5, 3)
+    network.rest[1] = nn.Linear(8, 4)
+    torch.testing.assert_close(network(x), network.rest(network.first(x)))
+    network.rest[0] = nn.Tanh()
+    torch.testing.assert_close(network(x), network.rest[1](network.first(x).tanh()))
 
 
 @pytest.mark.parametrize("activation", ["nn.Tanh()", "nn.Identity()", "nn.Linear(8, 8)"])
