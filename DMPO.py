@@ -19,6 +19,7 @@ from utils import (
     Batch,
     Count,
     Fraction,
+    HalfFraction,
     LatentEmbedding,
     NonNegative,
     Policy,
@@ -51,7 +52,7 @@ class Hyperparameters:
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
     weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
-    advantage_quantile: Fraction = 0.0  # cuts both tails of the advantages; not the paper's
+    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not the paper's
     target_clip: Literal["", "rewards", "data"] = ""  # bounds y by possible or found returns
     layer_norm: bool = False  # in the critics; not the paper's
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))

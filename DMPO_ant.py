@@ -16,6 +16,7 @@ from utils import (
     Batch,
     Count,
     Fraction,
+    HalfFraction,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -23,8 +24,8 @@ from utils import (
     ValueFunction,
     WeightType,
     adam,
+    endless_returns,
     minimize,
-    possible_returns,
     td_loss,
     td_target,
 )
@@ -42,7 +43,7 @@ class Hyperparameters:
     scale: NonNegative = 5.0  # alpha, of the advantages; 0 is plain regression; 10 on MuJoCo
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
     weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
-    advantage_quantile: Fraction = 0.0  # cuts both tails of the advantages; not the paper's
+    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not the paper's
     layer_norm: bool = False  # in the critics; not the paper's
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
@@ -67,10 +68,10 @@ class DMPO_ant(DMPO):
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Bounds of V's targets: the returns that the rewards allow; [0, 100] on antmaze."""
+        """Bounds of V's targets: those of an endless episode; [0, 100] on antmaze."""
         if self.spec.is_antmaze:
             return 0.0, 100.0
-        return possible_returns(self.spec.reward_range, self.hp.discount)
+        return endless_returns(self.spec.reward_range, self.hp.discount)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         losses = {"value": self.value_loss(batch)}
@@ -80,7 +81,7 @@ class DMPO_ant(DMPO):
     def value_loss(self, batch: Batch) -> Tensor:
         """(V(s) - Q'(s, mu'(s, z*)))^2, by the target networks, batch mean, 0-d.
 
-        The target is clipped to the returns that the rewards allow.
+        The target is clipped to `value_range`.
         """
         with torch.no_grad():
             action, _ = self.best_component(self.actor_target, batch.state)

@@ -14,18 +14,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from d4rl_tasks import Dataset
 from d4rl_tasks.command_line import printable, run_program
 from d4rl_tasks.files import checksum
 from experiment.diagnostics import Diagnostics
-from experiment.errors import RunError, StoppedError, memory_errors
-from experiment.evaluation import evaluate
+from experiment.errors import StoppedError, memory_errors
+from experiment.evaluation import EVAL_EPISODES, LAST_EVAL_EPISODES, evaluate
 from experiment.generators import seed_everything
 from experiment.loggers import choose_logger, make_logger
-from experiment.models import check_finite, load_weights, make_buffer, make_spec, save_model
+from experiment.models import (
+    check_finite,
+    find_model,
+    load_weights,
+    make_buffer,
+    make_spec,
+    save_model,
+)
 from experiment.options import BACKENDS, Options, choose_device, parse, policy_class
-from experiment.progress import Progress, print_configuration, print_end
-from experiment.results import MODELS, Results
+from experiment.progress import Progress, print_configuration, print_end, print_finished
+from experiment.results import Results
 from experiment.settings import describe_run, make_settings, run_name
 from experiment.signals import StopSignals
 from experiment.state import RunState
@@ -33,8 +39,6 @@ from speed.checked import CheckedTraining
 from speed.compiled import CompiledTraining
 from speed.cuda_graphs import CapturedTraining
 
-EVAL_EPISODES = 10
-LAST_EVAL_EPISODES = {"antmaze": 100}
 LOSS_CHECK_FREQ = 1_000  # train steps between looks at the losses
 
 
@@ -50,7 +54,7 @@ class Training:
         self.logger_name = choose_logger(run.logger)
         dataset = self.backend.load_dataset(run.env, run.source)
         self.task = self.backend.get_task(run.env)
-        model = self._find_model(options, dataset)
+        model = find_model(options, dataset)
         settings = make_settings(options, dataset, checksum(model).sha256 if model else None)
         name = run_name(settings, dataset, run.name)
         self.config = describe_run(name, settings, options, dataset, device)
@@ -61,21 +65,10 @@ class Training:
         spec = make_spec(run.policy, hyperparameters, dataset, is_antmaze, run.max_timesteps)
         self.policy = policy_class(run.policy)(spec, hyperparameters, device)
         self.buffer, self.normalizer = make_buffer(dataset, self.policy, run.seed, run.normalize)
-        if model and load_weights(model, self.policy) != settings["dataset_sha256"]:
-            print(f"warning: {model} was trained on another dataset", file=sys.stderr)
+        if model:
+            load_weights(model, self.policy, self.normalizer, settings["dataset_sha256"])
         self.state = RunState(settings, self.policy, self.buffer, self.results)
         self.diagnostics = Diagnostics(self.policy, self.buffer)
-
-    def _find_model(self, options: Options, dataset: Dataset) -> Path | None:
-        given = self.options.load_model
-        if given == "default":
-            own = run_name(make_settings(options, dataset, None), dataset, self.options.name)
-            given = MODELS / f"{own}.safetensors"
-        if given and not Path(given).is_file():
-            raise RunError(
-                f"the model {given} does not exist: give the path of a .safetensors file"
-            )
-        return Path(given) if given else None
 
     def train(self) -> None:
         """Train to the last step, from the checkpoint if there is one.
@@ -199,7 +192,7 @@ class Training:
             self.results.restore(self.config)
             if self.options.save_model and not self.results.model_path.exists():
                 self._save_model(self.results.model_path)
-            print("finished already: --fresh runs it again, a higher --max_timesteps continues it")
+            print_finished(self.policy.depends_on_train_steps)
             print_end(self.results.rows[-1], self.results.csv_path)
             return True
         self.results.update_config(self.config, self.policy.total_it)
@@ -232,6 +225,8 @@ class Training:
             return figures_of_run(self.results.config_path, model, self.options.seed)
         except ModuleNotFoundError:
             return {}
+        except StoppedError:
+            raise
         except Exception as error:  # the run is done: none of its pictures may fail it
             print(f"warning: no figures are logged: {printable(error)}", file=sys.stderr)
             return {}
@@ -239,11 +234,16 @@ class Training:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = parse(argv)
-    for name in options.ignored:
-        print(f"warning: {options.run.policy} has no --{name}: it is ignored", file=sys.stderr)
+
+    @memory_errors()
+    def run() -> None:
+        options = parse(argv)
+        for name in options.ignored:
+            print(f"warning: {options.run.policy} has no --{name}: it is ignored", file=sys.stderr)
+        Training(options, signals).train()
+
     with StopSignals() as signals:
-        return run_program(memory_errors()(lambda: Training(options, signals).train()))
+        return run_program(run)
 
 
 if __name__ == "__main__":

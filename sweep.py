@@ -19,8 +19,10 @@ import argparse
 import contextlib
 import functools
 import itertools
+import json
 import math
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -39,7 +41,10 @@ import torch
 
 import d4rl_tasks
 from d4rl_tasks.command_line import Parser, number, printable, run_program
-from d4rl_tasks.errors import UserError
+from d4rl_tasks.errors import D4RLTaskError, UserError
+from d4rl_tasks.fetch import is_genuine
+from d4rl_tasks.files import dataset_folder, file_checksum
+from experiment.evaluation import EVAL_EPISODES, LAST_EVAL_EPISODES
 from experiment.options import (
     POLICIES,
     Options,
@@ -66,14 +71,12 @@ PAPER_ENVS = [
     *("antmaze-large-play-v0", "antmaze-large-diverse-v0"),
 ]
 PAPER_SEEDS = "0-4"
-ANTMAZE_SCALE = "5.0"  # the paper's
+PAPER_SCALE, ANTMAZE_SCALE = "10.0", "5.0"
 # The grid gives the first three; a checkpoint must not be set aside; tasks, scores and estimates
 # are this project's own.
 REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}
 LOGS = Path("results") / "sweep"
 MOST_SEEDS = 10_000
-BATCH = 256
-EVAL_EPISODES = 10
 REFRESH = 2.0  # seconds between looks at the runs
 REFRESH_LOG = 60.0  # seconds between tables where the output is not a terminal
 GRACE = 120.0  # seconds that runs have to write a checkpoint
@@ -123,8 +126,20 @@ class Job:
         return parse(self.arguments)
 
     @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        return option_settings(self.options)
+    def settings(self) -> str:
+        return _text_of(option_settings(self.options))
+
+    @property
+    def identity(self) -> tuple:
+        """What no two runs of a grid may share, as they would write the same files."""
+        run = self.options.run
+        return self.settings, run.source, run.load_model, run.name
+
+
+def _text_of(settings: dict[str, Any]) -> str:
+    """Settings without the data's hashes, which only the files know."""
+    known = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
+    return json.dumps(known, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,7 @@ def make_parser() -> Parser:
 
 
 def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]:
-    """The grid; antmaze gets the paper's scale of 5, unless --scale is given.
+    """The grid; antmaze, and all of --paper, gets the paper's scale unless --scale is given.
 
     Raises:
         SweepError, D4RLTaskError: the grid is empty, or a task is unknown.
@@ -196,8 +211,10 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     jobs = []
     for env, policy in itertools.product(envs, policies):
         own = dimensions_of(policy, dimensions)
-        if d4rl_tasks.get_task(env).robot == "antmaze" and "--scale" not in own:
-            own["--scale"] = [(ANTMAZE_SCALE,)]
+        if d4rl_tasks.get_task(env).robot == "antmaze":
+            own.setdefault("--scale", [(ANTMAZE_SCALE,)])
+        elif arguments.paper:
+            own.setdefault("--scale", [(PAPER_SCALE,)])
         if arguments.paper and hasattr(hyperparameters_of(policy), "info_reg"):
             own.setdefault("--info_reg", [("False",), ("True",)])
         for varied, words in _points(own):
@@ -205,6 +222,22 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
                 line = ("--policy", policy, "--env", env, "--seed", str(seed), *words)
                 jobs.append(Job(policy, env, seed, varied, line))
     return list(dict.fromkeys(jobs))
+
+
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Find a wrong option, and jobs that are the same run, before anything runs.
+
+    Raises:
+        SweepError: two jobs differ only in options that change nothing in a run.
+    """
+    seen: dict[tuple, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(job.identity, job)
+        if other is not job:
+            raise SweepError(
+                f"{other.name!r} and {job.name!r} are the same run: give one value of an option "
+                "that decides nothing in a run, such as --max_timesteps or --eval_freq"
+            )
 
 
 Dimensions = dict[str, list[tuple[str, ...]]]
@@ -269,23 +302,47 @@ def _points(dimensions: Dimensions) -> Iterator[tuple[tuple[str, ...], list[str]
         yield varied, [word for name, value in point.items() for word in (name, *value)]
 
 
-def read_state(job: Job) -> State:
-    """How far a job is, by the files of a run with the same settings."""
-    run = job.options.run
-    for path in (run.results_dir / job.policy).glob("*.json"):
-        try:
-            if _is_of(job, _config(path, path.stat().st_mtime_ns)):
-                table = path.with_suffix(".csv")
-                return _last_row(table, table.stat().st_mtime_ns)
-        except (OSError, ReportError):
-            continue  # it does not count: main_training.py says what is wrong with it
-    return State()
+def read_states(jobs: Sequence[Job]) -> dict[Job, State]:
+    """How far each job is: the furthest run with the same settings, on the same data."""
+    runs: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for folder in {job.options.run.results_dir / job.policy for job in jobs}:
+        for path in folder.glob("*.json"):
+            try:
+                config = _config(path, path.stat().st_mtime_ns)
+            except (OSError, ReportError):
+                continue  # it does not count: main_training.py says what is wrong with it
+            runs.setdefault(_text_of(config["settings"]), []).append((path, config))
+    return {job: _furthest(job, runs.get(job.settings, [])) for job in jobs}
+
+
+def _furthest(job: Job, runs: Sequence[tuple[Path, dict[str, Any]]]) -> State:
+    states = []
+    for path, config in runs:
+        table = path.with_suffix(".csv")
+        with contextlib.suppress(OSError, ReportError, D4RLTaskError):
+            if _is_of(job, config):
+                states.append(_last_row(table, table.stat().st_mtime_ns))
+    return max(states, key=lambda state: state.step, default=State())
 
 
 def _is_of(job: Job, config: dict[str, Any]) -> bool:
-    run, options = job.options.run, config.get("options", {})
-    same_data = all(options.get(k) == getattr(run, k) for k in ("source", "load_model", "name"))
-    return same_data and all(config["settings"].get(k) == v for k, v in job.settings.items())
+    run, options, dataset = job.options.run, config.get("options", {}), config["dataset"]
+    if any(options.get(k) != getattr(run, k) for k in ("source", "load_model", "name")):
+        return False
+    if run.source == "auto" and dataset["synthetic"]:
+        file = dataset_folder() / d4rl_tasks.get_task(job.env).file_name
+        if is_genuine(file, silent=True):  # D4RL's own data have come since
+            return False
+    path = Path(dataset.get("path", ""))
+    if not path.is_file():
+        return True
+    content = _checksum(path, path.stat().st_mtime_ns)
+    return content == config["settings"]["dataset_sha256"]
+
+
+@functools.lru_cache(1_000)
+def _checksum(path: Path, mtime: int) -> str:
+    return file_checksum(path).sha256
 
 
 @functools.lru_cache(100_000)
@@ -305,9 +362,9 @@ def _last_row(path: Path, mtime: int) -> State:
     return State(step, rate, 100 * float(columns["score_mean"][-1]))
 
 
-def is_finished(job: Job) -> bool:
-    """Whether the run has come to its last step."""
-    return read_state(job).step >= job.options.run.max_timesteps
+def is_finished(job: Job, state: State) -> bool:
+    """Whether a run has come to its last step."""
+    return state.step >= job.options.run.max_timesteps
 
 
 def run_job(arguments: Sequence[str], folder: str, log: str) -> int:
@@ -321,7 +378,7 @@ def run_job(arguments: Sequence[str], folder: str, log: str) -> int:
         run = subprocess.Popen(
             [sys.executable, str(MAIN), *arguments], cwd=folder, stdout=file, stderr=file
         )
-        running.write_text(str(run.pid))
+        running.write_text(f"{platform.node()} {run.pid}")
         try:
             code = run.wait()
         except KeyboardInterrupt:  # Ray cancels the worker
@@ -346,9 +403,10 @@ class Sweep:
 
         self.ray = ray
         self.jobs = list(jobs)
-        self.done = {job: "skipped" for job in jobs if is_finished(job)}
+        states = read_states(jobs)
+        self.done = {job: "skipped" for job, state in states.items() if is_finished(job, state)}
         self.started = time.monotonic()
-        self._first_steps = {job: read_state(job).step for job in jobs}
+        self._steps_before = sum(state.step for state in states.values())
         for mark in LOGS.glob("*.running"):  # of a sweep that was killed
             mark.unlink()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -407,25 +465,26 @@ class Sweep:
 
     def table(self, *, whole: bool = False) -> str:
         """Counts, and a line for each run that runs or failed; or for every run."""
-        marks = self._marks()
-        states = {job: self.done.get(job, self._now(job, marks)) for job in self.jobs}
-        counts = Counter(state.split(":")[0] for state in states.values())
-        lines = ["  ".join(f"{count} {state}" for state, count in counts.items()) + self._left()]
-        for job, state in states.items():
-            if whole or state == "running" or state.startswith("failed"):
-                lines.append(f"{job.name:<44}{_progress(job)}  {state}")
+        marks, states = self._marks(), read_states(self.jobs)
+        outcomes = {job: self.done.get(job, self._now(job, marks)) for job in self.jobs}
+        counts = Counter(outcome.split(":")[0] for outcome in outcomes.values())
+        first = "  ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        lines = [first + self._left(states)]
+        for job, outcome in outcomes.items():
+            if whole or outcome == "running" or outcome.startswith("failed"):
+                lines.append(f"{job.name:<44}{_progress(job, states[job])}  {outcome}")
         return "\n".join(lines)
 
     def _now(self, job: Job, marks: set[str]) -> str:
         return "running" if job.log.stem in marks else "waiting"
 
-    def _left(self) -> str:
+    def _left(self, states: dict[Job, State]) -> str:
         """The time left, by the train steps since the start."""
         waiting = [job for job in self.jobs if job not in self.done]
-        trained = sum(read_state(job).step - self._first_steps[job] for job in self.jobs)
+        trained = sum(state.step for state in states.values()) - self._steps_before
         if not waiting or trained <= 0:
             return ""
-        left = sum(job.options.run.max_timesteps - read_state(job).step for job in waiting)
+        left = sum(job.options.run.max_timesteps - states[job].step for job in waiting)
         return f"  about {duration(left * (time.monotonic() - self.started) / trained)} left"
 
 
@@ -433,8 +492,11 @@ LOOPBACK = {"_node_ip_address": "127.0.0.1"}
 
 
 def _signal(mark: Path) -> None:
+    """Stop a run on this machine; Ray's cancelling stops those on the others of a cluster."""
     with contextlib.suppress(OSError, ValueError):  # it has just ended
-        os.kill(int(mark.read_text()), signal.SIGTERM)
+        machine, pid = mark.read_text().rsplit(maxsplit=1)
+        if machine == platform.node():
+            os.kill(int(pid), signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:
@@ -457,8 +519,7 @@ def duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} seconds"
 
 
-def _progress(job: Job) -> str:
-    state = read_state(job)
+def _progress(job: Job, state: State) -> str:
     rate = "" if state.rate is None else f"{state.rate:.1f} steps/s"
     score = "" if state.score is None else f"score {state.score:.1f}"
     return f"{state.step:>9}/{job.options.run.max_timesteps:<9}{rate:>15}{score:>13}"
@@ -517,19 +578,23 @@ def _run_locked(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
 
 def estimate(jobs: Sequence[Job], cpus: float) -> str:
     """The runs that are left, and about how long they take on this machine."""
-    left = [job for job in jobs if not is_finished(job)]
+    left = {job: state for job, state in read_states(jobs).items() if not is_finished(job, state)}
     threads = max(1, round(cpus))
     torch.set_num_threads(threads)
     costs: dict[tuple, tuple[float, float]] = {}
     seconds = 0.0
-    for job in left:
-        run, hyperparameters = job.options.run, job.options.hyperparameters
-        kind = job.policy, d4rl_tasks.get_task(job.env).robot, repr(hyperparameters)
+    for job, state in left.items():
+        run = job.options.run
+        robot, hyperparameters = d4rl_tasks.get_task(job.env).robot, job.options.hyperparameters
+        kind = job.policy, robot, repr(hyperparameters), run.batch_size, run.eval_episodes
         if kind not in costs:
-            costs[kind] = measure(job.policy, hyperparameters, job.env, threads)
+            costs[kind] = measure(job, threads)
         of_step, of_evaluation = costs[kind]
-        steps = run.max_timesteps - read_state(job).step
-        seconds += steps * of_step + math.ceil(steps / run.eval_freq) * of_evaluation
+        steps = run.max_timesteps - state.step
+        evaluations = math.ceil(steps / run.eval_freq)
+        if not run.eval_episodes:  # the last one may be longer
+            evaluations += LAST_EVAL_EPISODES.get(robot, EVAL_EPISODES) / EVAL_EPISODES - 1
+        seconds += steps * of_step + evaluations * of_evaluation
     at_once = max(1, min(len(left), int((os.cpu_count() or 1) / cpus)))
     commands = [shlex.join(["python", "main_training.py", *job.arguments]) for job in left]
     cores = "one core" if threads == 1 else f"{threads} cores"
@@ -540,12 +605,14 @@ def estimate(jobs: Sequence[Job], cpus: float) -> str:
     return "\n".join([*commands, total])
 
 
-def measure(policy_name: str, hyperparameters: Any, env: str, threads: int) -> tuple[float, float]:
+def measure(job: Job, threads: int) -> tuple[float, float]:
     """Seconds of a train step on the CPU and, at most, of an evaluation."""
-    environment = d4rl_tasks.make_vec(env, EVAL_EPISODES, threads=threads)
+    run, episodes = job.options.run, job.options.run.eval_episodes or EVAL_EPISODES
+    environment = d4rl_tasks.make_vec(job.env, episodes, threads=threads)
     spaces = environment.single_observation_space, environment.single_action_space
     state_dim, action_dim = (math.prod(space.shape or ()) for space in spaces)
-    policy = policy_class(policy_name)(RunSpec(state_dim, action_dim), hyperparameters)
+    spec = RunSpec(state_dim, action_dim)
+    policy = policy_class(job.policy)(spec, job.options.hyperparameters)
     rng = np.random.default_rng(0)
     states = rng.normal(size=(2000, state_dim))
     actions = rng.uniform(-1, 1, (2000, action_dim))
@@ -554,13 +621,13 @@ def measure(policy_name: str, hyperparameters: Any, env: str, threads: int) -> t
     def act() -> None:
         environment.step(policy.select_action(environment.observations()))
 
-    step = min(_time(lambda: policy.train(buffer, BATCH)) for _ in range(5))
+    step = min(_time(lambda: policy.train(buffer, run.batch_size)) for _ in range(5))
     evaluation = []
     for seed in range(3):
         environment.reset(seed=seed)  # so that no episode is over yet
         evaluation.append(_time(act))
     environment.close()
-    return step, min(evaluation) * d4rl_tasks.get_task(env).max_episode_steps
+    return step, min(evaluation) * d4rl_tasks.get_task(job.env).max_episode_steps
 
 
 def _time(function: Callable[[], object], calls: int = 6) -> float:
@@ -577,8 +644,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         jobs = make_jobs(arguments, others)
-        for job in jobs:  # a wrong option is found before anything runs
-            _ = job.options
+        check_jobs(jobs)
         if arguments.dry_run:
             print(estimate(jobs, arguments.cpus))
             return 0

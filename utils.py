@@ -33,6 +33,7 @@ class Range(NamedTuple):
 # Types of hyperparameters. The command line checks them.
 Count = Annotated[int, Range(1, 1_000_000)]
 Fraction = Annotated[float, Range(0, 1)]
+HalfFraction = Annotated[float, Range(0, 0.5)]
 PositiveFraction = Annotated[float, Range(0, 1, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open_low=True)]
@@ -170,7 +171,8 @@ class MLP(nn.Module):
         # Other layers, which somebody may put there, run in PyTorch, which takes any.
         is_plain = [type(one) for one in rest] == [nn.ReLU, nn.Linear] * (len(rest) // 2)
         if is_plain and products.applies_to(inputs[0]):
-            return products.mlp([self.first, *rest[1::2]], inputs)
+            linears = [self.first, *(one for one in rest if isinstance(one, nn.Linear))]
+            return products.mlp(linears, inputs)
         return self.rest(self.first(*inputs))
 
 
@@ -308,28 +310,30 @@ def advantage_weight(
         weight_type: "" or "adapt": exp(scale (A - max A) / (max A - min A)) over its batch mean;
             "clamp": exp(scale A) in [0, 100]; "raw": exp(scale (A - max A)) over its batch mean.
         floor: before the division by the mean, no weight is below this share of the largest.
-        quantile: the width max A - min A is that between this quantile and its opposite, and
-            advantages beyond them count as they do. Both are additions to the paper, off at 0.
+        quantile: at most 0.5; advantages below this quantile count as it does, and those above its
+            opposite as that one does. Both are additions to the paper, off at 0.
     """
-    if weight_type == "clamp":
-        return (scale * advantage).exp().clamp(max=100)
     if quantile:
-        bounds = torch.quantile(advantage, advantage.new_tensor([quantile, 1 - quantile]))
-        advantage = advantage.clamp(bounds[0], bounds[1])
+        low, high = (torch.quantile(advantage, one) for one in (quantile, 1 - quantile))
+        advantage = advantage.clamp(low, high)
+    if weight_type == "clamp":
+        return _with_floor((scale * advantage).exp().clamp(max=100), floor)
     lowest, highest = advantage.aminmax()
     below_best = advantage - highest
     if weight_type != "raw":
         # Equal advantages have a width of 0; any positive one gives them equal weights.
         width = highest - lowest
         below_best = below_best / width.clamp(min=torch.finfo(advantage.dtype).tiny)
-    weight = (scale * below_best).exp()
-    if floor:
-        weight = weight.clamp(min=floor)
+    weight = _with_floor((scale * below_best).exp(), floor)
     return weight / weight.mean()
 
 
-def possible_returns(reward_range: tuple[float, float], discount: float) -> tuple[float, float]:
-    """Bounds of the discounted returns that rewards allow: [min r, max r] / (1 - discount)."""
+def _with_floor(weight: Tensor, floor: float) -> Tensor:
+    return weight.clamp(min=floor * weight.max()) if floor else weight
+
+
+def endless_returns(reward_range: tuple[float, float], discount: float) -> tuple[float, float]:
+    """Bounds of an endless episode's discounted return: [min r, max r] / (1 - discount)."""
     low, high = reward_range
     horizon = 1 / max(1 - discount, 1e-6)
     return low * horizon, high * horizon
@@ -434,14 +438,16 @@ class Policy:
         return None
 
     def value_of(self, state: Tensor, action: Tensor) -> Tensor | None:
-        """The lower critic's value of actions, (B,); None for a policy without a critic."""
+        """The lower critic's value of actions, (B,); None for a policy without a `TwinCritic`."""
         critic = getattr(self, "critic", None)
-        return None if critic is None else torch.minimum(*critic(state, action))
+        return torch.minimum(*critic(state, action)) if isinstance(critic, TwinCritic) else None
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Bounds of the returns that the dataset's rewards allow."""
-        return possible_returns(self.spec.reward_range, self.hp.discount)
+        """Bounds of the returns that the dataset's rewards allow, whenever an episode ends."""
+        low, high = self.spec.reward_range
+        endless_low, endless_high = endless_returns((low, high), self.hp.discount)
+        return min(low, endless_low), max(high, endless_high)
 
     def train(self, replay_buffer: ReplayBuffer, batch_size: int) -> dict[str, Tensor]:
         """One train step; returns its losses by name, detached 0-d tensors on the device."""

@@ -34,7 +34,7 @@ def foreign_errors(explain: Callable[[str], D4RLTaskError]) -> Iterator[None]:
     """
     try:
         yield
-    except D4RLTaskError:
+    except UserError:  # ours already, or a signal's
         raise
     except Exception as error:
         raise explain(reason_of(error)) from error

@@ -92,7 +92,10 @@ def _results_difference(results: Any, step: int) -> str | None:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not ROW_COLUMNS <= row.keys() or type(row["step"]) is not int:
         return False
-    return all(isinstance(name, str) and _is_alike(0.0, value) for name, value in row.items())
+    # The scores are finite; a value of a critic that diverges need not be.
+    return all(_is_alike(0.0, row[name]) for name in ROW_COLUMNS) and all(
+        isinstance(name, str) and type(value) in (int, float) for name, value in row.items()
+    )
 
 
 def difference(expected: Any, found: Any, where: str) -> str | None:

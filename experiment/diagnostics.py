@@ -38,9 +38,15 @@ class Diagnostics:
         if not measured:
             return {}
         values = torch.stack([value.float() for value in measured.values()]).tolist()
-        _, high = self.policy.value_range
-        found = {"data_return_max": self.policy.spec.return_range[1], "value_bound": high}
-        return dict(zip(measured, values, strict=True)) | found
+        return dict(zip(measured, values, strict=True)) | self._bounds()
+
+    def _bounds(self) -> dict[str, float]:
+        if not hasattr(self.policy.hp, "discount"):
+            return {}
+        _, found = self.policy.spec.return_range
+        _, possible = self.policy.value_range
+        of_data = {"data_return_max": found} if math.isfinite(found) else {}
+        return of_data | {"value_bound": possible}
 
     def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
         action = self.policy.act(batch.state)
@@ -57,8 +63,7 @@ class Diagnostics:
         }
         weight = self.policy.weight(batch)
         if weight is not None:
-            share = weight.sum().square() / weight.square().sum() / len(weight)
-            measured["effective_sample_size"] = share
+            measured["effective_sample_size"] = effective_share(weight)
         return measured
 
     def warning(self, measured: dict[str, float]) -> str | None:
@@ -66,8 +71,10 @@ class Diagnostics:
 
         A tenth of the range is tolerated, as critics start near 0 whatever the rewards.
         """
-        low, high = self.policy.value_range if "value_max" in measured else (0.0, 0.0)
-        if self.is_warned or measured.get("value_max", 0.0) <= high + TOLERANCE * (high - low):
+        if self.is_warned or "value_bound" not in measured:
+            return None
+        low, high = self.policy.value_range
+        if not measured["value_max"] > high + TOLERANCE * (high - low):
             return None
         self.is_warned = True
         return (
@@ -75,6 +82,13 @@ class Diagnostics:
             f"dataset's rewards allow at most {measured['value_bound']:.0f}: it overestimates, and "
             "the policy may fall apart; see docs/metrics.md for options that prevent it"
         )
+
+
+def effective_share(weight: torch.Tensor) -> torch.Tensor:
+    """(sum w)^2 / sum w^2 / n, 0-d; 0 if all weights (n,) are 0."""
+    tiny = torch.finfo(weight.dtype).tiny
+    weight = weight / weight.max().clamp(min=tiny)  # so that no square of a small one is 0
+    return weight.sum().square() / weight.square().sum().clamp(min=tiny) / len(weight)
 
 
 def return_range(dataset: Dataset, rewards: np.ndarray, discount: float) -> tuple[float, float]:
@@ -85,9 +99,14 @@ def return_range(dataset: Dataset, rewards: np.ndarray, discount: float) -> tupl
     Args:
         rewards: (N,), as the policy trains on them.
         discount: gamma.
+
+    Returns:
+        (-inf, inf) for shuffled transitions, which do not show what followed them.
     """
     follows = np.zeros(len(rewards), bool)
     np.all(dataset.next_observations[:-1] == dataset.observations[1:], axis=1, out=follows[:-1])
+    if follows.sum() < np.count_nonzero(dataset.terminals == 0) / 2:
+        return -math.inf, math.inf
     factor = discount * np.where(follows, 1 - dataset.terminals, 0.0)
     total, lowest, highest = 0.0, math.inf, -math.inf
     for reward, rest in zip(rewards[::-1].tolist(), factor[::-1].tolist(), strict=True):

@@ -12,6 +12,8 @@ import torch
 import d4rl_tasks
 from utils import Policy
 
+EVAL_EPISODES = 10  # of an evaluation
+LAST_EVAL_EPISODES = {"antmaze": 100}  # of a run's last one, by robot
 EVAL_SEED_OFFSET = 100
 
 
@@ -25,6 +27,10 @@ class Normalizer:
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """(..., S) observations -> (..., S) states."""
         return (observations - self.mean) / self.std
+
+    def is_as(self, other: "Normalizer") -> bool:
+        """Whether both make the same states."""
+        return np.array_equal(self.mean, other.mean) and np.array_equal(self.std, other.std)
 
 
 class Outcome(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from d4rl_tasks.command_line import printable
-from experiment.errors import RunError
+from experiment.errors import RunError, StoppedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +76,8 @@ class TolerantLogger:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
+        except StoppedError:
+            raise
         except Exception as error:  # a full disk, a network that is down, the library's own
             name = type(self._logger).__name__.removesuffix("Logger")
             print(f"warning: {name} logs nothing more: {printable(error)}", file=sys.stderr)
@@ -172,6 +174,12 @@ def picture_of(figure: "Figure"):
     return Image.open(buffer)
 
 
+def _is_installed(package: str) -> bool:
+    """Whether it can be imported: a run's own folder `tensorboard` or `wandb` has no origin."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
 def choose_logger(name: str | None) -> str:
     """The logger that is asked for; for None TensorBoard, if it is installed.
 
@@ -179,8 +187,8 @@ def choose_logger(name: str | None) -> str:
         RunError: the one asked for is not installed.
     """
     if name is None:
-        return "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
-    if name != "none" and importlib.util.find_spec(name) is None:
+        return "tensorboard" if _is_installed("tensorboard") else "none"
+    if name != "none" and not _is_installed(name):
         raise RunError(f"--logger {name} needs a package: pip install {name}")
     return name
 

@@ -1,6 +1,8 @@
 """Policies, and the files that hold them. Nothing in a file is executed."""
 
 import dataclasses
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from experiment.diagnostics import return_range
 from experiment.errors import DivergedError, RunError
 from experiment.evaluation import Normalizer
 from experiment.files import DamagedError, read_content, write_content
-from experiment.options import POLICIES, policy_class, policy_module
+from experiment.options import POLICIES, Options, policy_class, policy_module
+from experiment.results import MODELS
+from experiment.settings import make_settings, run_name
 from utils import Policy, ReplayBuffer, RunSpec
 
 MAX_ACTION = 1.0
@@ -26,15 +30,24 @@ def make_spec(
     is_antmaze: bool,
     train_steps: int,
 ) -> RunSpec:
-    """The facts of a run on a dataset that a policy needs."""
+    """The facts of a run on a dataset that a policy needs.
+
+    Raises:
+        RunError: targets are to be clipped to returns that the dataset does not show.
+    """
     rewards = policy_class(policy).training_rewards(dataset.rewards, is_antmaze)
-    discount = getattr(hyperparameters, "discount", 0.0)
+    returns = return_range(dataset, rewards, getattr(hyperparameters, "discount", 0.0))
+    if getattr(hyperparameters, "target_clip", "") == "data" and not math.isfinite(returns[1]):
+        raise RunError(
+            "--target_clip data needs transitions in the order of time, and this dataset's are "
+            "shuffled: give --target_clip rewards"
+        )
     return RunSpec(
         state_dim=dataset.observations.shape[1],
         action_dim=dataset.actions.shape[1],
         max_action=MAX_ACTION,
         reward_range=(float(rewards.min()), float(rewards.max())),
-        return_range=return_range(dataset, rewards, discount),
+        return_range=returns,
         train_steps=train_steps,
         is_antmaze=is_antmaze,
     )
@@ -55,14 +68,14 @@ def save_model(path: Path, policy: Policy, normalizer: Normalizer, config: dict)
 
 def check_finite(policy: Policy) -> None:
     """Raise DivergedError, naming the network, if one holds NaN or infinity. Waits once."""
-    networks = policy.networks()
-    finite = [
-        torch.stack([p.detach().isfinite().all() for p in network.parameters()]).all()
-        for network in networks.values()
-    ]
+    finite = {
+        name: torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).all()
+        for name, network in policy.networks().items()
+        if (parameters := list(network.parameters()))
+    }
     if not finite:
         return
-    for name, is_finite in zip(networks, torch.stack(finite).tolist(), strict=True):
+    for name, is_finite in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):
         if not is_finite:
             raise DivergedError(
                 f"{name} holds NaN or infinity after train step {policy.total_it}; the last good "
@@ -125,11 +138,28 @@ def make_buffer(
     return replay_buffer, Normalizer(np.zeros(size, np.float32), np.ones(size, np.float32))
 
 
-def load_weights(path: Path, policy: Policy) -> str:
+def find_model(options: Options, dataset: d4rl_tasks.Dataset) -> Path | None:
+    """The file of --load_model; "default" is the model of the same run without that option.
+
+    Raises:
+        RunError: it is not there.
+    """
+    given = options.run.load_model
+    if given == "default":
+        own = run_name(make_settings(options, dataset, None), dataset, options.run.name)
+        given = MODELS / f"{own}.safetensors"
+    if given and not Path(given).is_file():
+        raise RunError(f"the model {given} does not exist: give the path of a .safetensors file")
+    return Path(given) if given else None
+
+
+def load_weights(path: Path, policy: Policy, normalizer: Normalizer, dataset_sha256: str) -> None:
     """Start a policy from the networks and the optimisers' moments of a saved one, at step 0.
 
-    Returns:
-        the hash of the dataset that the saved policy was trained on.
+    A warning says so if that one saw other data, or states that were normalised otherwise.
+
+    Args:
+        normalizer, dataset_sha256: of the run that starts.
 
     Raises:
         RunError: as `load_policy`, or it is of another policy or other sizes.
@@ -149,7 +179,11 @@ def load_weights(path: Path, policy: Policy) -> str:
         elif isinstance(part, torch.nn.Module):
             state[key] = saved
     policy.load_state_dict(state)
-    return settings.get("dataset_sha256")
+    saved = _normalizer(path, content, policy.spec.state_dim)
+    if settings.get("dataset_sha256") != dataset_sha256:
+        print(f"warning: {path} was trained on another dataset", file=sys.stderr)
+    elif not saved.is_as(normalizer):
+        print(f"warning: {path} was trained with another --normalize", file=sys.stderr)
 
 
 def _read(path: Path) -> dict[str, Any]:

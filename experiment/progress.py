@@ -30,6 +30,14 @@ def print_end(row: dict[str, float], path: Path) -> None:
     )
 
 
+def print_finished(depends_on_train_steps: bool) -> None:
+    """Print that a run has been finished before, and how to go on."""
+    longer = "another --max_timesteps is a run of its own"
+    if not depends_on_train_steps:
+        longer = "a higher --max_timesteps continues it"
+    print(f"finished already: --fresh runs it again, {longer}")
+
+
 class Progress:
     """One bar on a terminal; on any output a line for every evaluation."""
 

@@ -5,7 +5,7 @@ import glob
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Results:
             name: self.folder / f"{run}_{name}.txt"
             for name in ("d4rl", "return", "critic_loss_log")
         }
-        self.lock_path = self.folder / f"{run}.lock"
+        # A run in another folder of results has the same model and checkpoints.
+        self.lock_paths = [self.folder / f"{run}.lock", MODELS / f"{run}.lock"]
         self.model_path = MODELS / f"{run}.safetensors"
         self.best_model_path = MODELS / f"{run}.best.safetensors"
         self.checkpoints = Checkpoints(MODELS / f"{run}.checkpoint.safetensors")
@@ -60,22 +61,23 @@ class Results:
         Raises:
             RunError: another process has the lock, or the folder cannot be written.
         """
-        lock = filelock.FileLock(self.lock_path)
+        with ExitStack() as stack:
+            for path in self.lock_paths:
+                stack.enter_context(self._lock(path))
+            self._delete_unfinished()
+            yield
+
+    def _lock(self, path: Path) -> AbstractContextManager:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return filelock.FileLock(path).acquire(timeout=0)
         except filelock.Timeout:
             raise RunError(
                 f"another process is running {self.run}: wait for it, stop it, or give another "
                 "--seed"
             ) from None
         except OSError as error:
-            raise RunError(f"cannot write {self.lock_path}: {error.strerror}") from error
-        try:
-            self._delete_unfinished()
-            yield
-        finally:
-            lock.release()
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
 
     def _delete_unfinished(self) -> None:
         # A process that was killed while writing leaves these; nobody else writes them now.

@@ -22,6 +22,9 @@ class RunState:
         losses: of the train steps since the last evaluation.
         evaluation_due: the last train step has not been evaluated yet.
         run_id: the same in all processes that carry on with one run.
+
+    Raises:
+        RunError: a part of the policy cannot be saved.
     """
 
     def __init__(
@@ -35,6 +38,10 @@ class RunState:
         self.evaluation_due = False
         self.run_id = secrets.token_hex(4)
         self._started = time.monotonic()
+        try:
+            policy.state_dict()
+        except ValueError as error:  # better now than at the first checkpoint
+            raise RunError(str(error)) from error
 
     @property
     def seconds(self) -> float:

@@ -173,6 +173,8 @@ def differentiable_gradients(
     output = input
     for i in range(0, len(parameters), 2):
         output = F.linear(output.relu() if i else output, parameters[i], parameters[i + 1])
-    sources = [one for one, is_needed in zip((input, *parameters), needed, strict=True) if is_needed]
+    sources = [
+        one for one, is_needed in zip((input, *parameters), needed, strict=True) if is_needed
+    ]
     found = iter(torch.autograd.grad(output, sources, gradient, create_graph=True))
     return tuple(next(found) if is_needed else None for is_needed in needed)

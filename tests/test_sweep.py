@@ -1,8 +1,11 @@
 """sweep.py on a real local Ray: a grid with a killed worker, Ctrl-C, and what is run again."""
 
+import dataclasses
 import json
 import os
+import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +13,11 @@ import time
 from pathlib import Path
 
 import filelock
+import h5py
 import pytest
 from runs import ROOT, rows_of
 
+import AWAC
 import d4rl_tasks
 import sweep
 from main_training import main
@@ -85,7 +90,7 @@ def last_steps():
 def test_a_grid_with_a_killed_worker_ends_whole_and_is_then_skipped(start):
     sweeping = start()
     mark = wait_for_a_run(step=200)
-    os.kill(int(mark.read_text()), signal.SIGKILL)
+    os.kill(int(mark.read_text().split()[-1]), signal.SIGKILL)
     code, out, err = end(sweeping)
     assert code == 0, out + err
     assert "4 finished" in out and last_steps() == [STEPS] * 4
@@ -148,8 +153,7 @@ def test_the_papers_grid():
     for job in grid:
         run, hp = job.options.run, job.options.hyperparameters
         assert (run.policy, run.env, run.seed) == (job.policy, job.env, job.seed)
-        usual = 5.0 if job.policy == "DMPO_ant" else 10.0
-        assert hp.scale == (5.0 if job.env.startswith("antmaze") else usual)
+        assert hp.scale == (5.0 if job.env.startswith("antmaze") else 10.0)
         assert run.eval_freq == 100
         with_information += getattr(hp, "info_reg", False)
         d4rl_tasks.get_task(job.env)
@@ -177,6 +181,53 @@ def test_one_list_of_layers_is_one_value():
     assert job.options.hyperparameters.hidden == (16, 8)
 
 
+def test_without_the_papers_grid_mujoco_has_the_sources_scale(monkeypatch):
+    monkeypatch.setattr(AWAC.Hyperparameters.__init__, "__defaults__", edited_defaults(scale=3.0))
+    (job,) = jobs("--policies AWAC --envs hopper-medium-v2 --seeds 1")
+    assert job.options.hyperparameters.scale == 3.0
+
+
+def edited_defaults(**changes):
+    """AWAC's defaults as after an edit of its source."""
+    fields = dataclasses.fields(AWAC.Hyperparameters)
+    return tuple(changes.get(field.name, field.default) for field in fields)
+
+
+@pytest.mark.parametrize(
+    "more", ["--max_timesteps 1000 2000", "--eval_freq 10 20", "--scale 5 5.0", "--device_id 0 1"]
+)
+def test_jobs_that_are_the_same_run_are_refused(more, capsys):
+    line = f"--policies AWAC --envs hopper-medium-v2 --seeds 0 --dry-run {more}"
+    assert sweep.main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert "are the same run" in err and err.count("\n") == 1
+
+
+def test_iqls_length_is_a_dimension():
+    grid = jobs("--policies IQL --envs hopper-medium-v2 --seeds 0 --max_timesteps 1000 2000")
+    sweep.check_jobs(grid)
+    assert len(grid) == 2
+
+
+def test_a_run_on_another_machine_of_a_cluster_is_not_signalled_here():
+    ended = {}
+    for machine in ("elsewhere", platform.node()):
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        mark = Path("a.running")
+        mark.write_text(f"{machine} {process.pid}")
+        sweep._signal(mark)
+        try:
+            ended[machine] = process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            ended[machine] = None
+            process.kill()
+    assert ended == {"elsewhere": None, platform.node(): -signal.SIGTERM}
+
+
+def is_finished(job):
+    return sweep.is_finished(job, sweep.read_states([job])[job])
+
+
 @pytest.fixture
 def one_run(hopper):
     """A job's command line for the sweep, its job, and that run finished."""
@@ -189,11 +240,46 @@ def one_run(hopper):
 
 def test_a_finished_run_is_found_whatever_it_logged(one_run):
     line, job = one_run
-    assert sweep.is_finished(job)
-    assert sweep.is_finished(jobs(" ".join([*line, "--eval_freq", "7"]))[0])
+    assert is_finished(job)
+    assert is_finished(jobs(" ".join([*line, "--eval_freq", "7"]))[0])
     for other in (["--seeds", "2"], ["--tau", "0.1"], ["--max_timesteps", "50"]):
         (different,) = jobs(" ".join([*line, *other]))
-        assert not sweep.is_finished(different)
+        assert not is_finished(different)
+
+
+def test_a_run_on_data_that_have_changed_since_is_not_finished(hopper, tmp_path):
+    data = tmp_path / "data.hdf5"
+    shutil.copy(hopper, data)
+    line = ["--policies", "AWAC", "--envs", "hopper-medium-v2", "--seeds", "1", *SHORT]
+    line += ["--max_timesteps", "40", "--source", str(data)]
+    (job,) = jobs(" ".join(line))
+    assert main(list(job.arguments)) == 0
+    assert is_finished(job)
+    with h5py.File(data, "r+") as file:
+        file["rewards"][0] += 1
+    assert not is_finished(job)
+    data.unlink()  # to make room: the run is still finished
+    assert is_finished(job)
+
+
+def test_a_synthetic_run_does_not_count_once_d4rls_data_are_there(monkeypatch, one_run):
+    (path,) = Path("results/IQL").glob("*.json")
+    config = json.loads(path.read_text())
+    config["options"]["source"], config["dataset"]["synthetic"] = "auto", True
+    path.write_text(json.dumps(config))
+    (auto,) = jobs(" ".join(["--source auto", *one_run[0][:-2]]))
+    assert is_finished(auto)
+    monkeypatch.setattr(sweep, "is_genuine", lambda path, silent: True)
+    assert not is_finished(auto)
+
+
+def test_the_furthest_of_several_runs_counts(one_run):
+    _, job = one_run
+    (path,) = Path("results/IQL").glob("*.json")
+    for name in ("a", "z"):
+        shutil.copy(path, path.with_name(f"{name}.json"))
+        path.with_name(f"{name}.csv").write_text("step,wall_time,score_mean\n20,1,0\n")
+    assert sweep.read_states([job])[job].step == 40
 
 
 def test_the_command_that_a_swept_run_records_gives_the_same_run(one_run, hopper):
@@ -220,14 +306,14 @@ def test_the_command_that_a_swept_run_records_gives_the_same_run(one_run, hopper
 def test_files_that_are_not_of_a_run_do_not_count(one_run, text):
     (path,) = Path("results/IQL").glob("*.json")
     path.write_text(text)
-    assert not sweep.is_finished(one_run[1])
+    assert not is_finished(one_run[1])
 
 
 @pytest.mark.parametrize("text", ["", "step\n", "step,score_mean\n1e400,0\n", "a,b\n1,2\n"])
 def test_tables_that_are_not_of_a_run_do_not_count(one_run, text):
     (path,) = Path("results/IQL").glob("*.csv")
     path.write_text(text)
-    assert not sweep.is_finished(one_run[1])
+    assert not is_finished(one_run[1])
 
 
 def test_the_runs_that_are_left_are_estimated(one_run, capsys):

@@ -185,6 +185,28 @@ def test_weights_have_mean_one_and_keep_the_order(weight_type, advantages, scale
     assert (weight[advantage.argsort()].diff() >= 0).all()
 
 
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@given(advantages=ADVANTAGES, floor=st.floats(0, 1), scale=st.sampled_from([0.0, 1.0, 10.0]))
+@settings(deadline=None)
+def test_no_weight_is_below_the_floor_and_the_larger_ones_keep_their_ratios(
+    weight_type, advantages, floor, scale
+):
+    without = utils.advantage_weight(tensor(advantages), scale, weight_type)
+    weight = utils.advantage_weight(tensor(advantages), scale, weight_type, floor)
+    expected = without.clamp(min=floor * without.max()) / without.max()
+    torch.testing.assert_close(weight / weight.max(), expected, equal_nan=True)  # of no weight
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@given(advantages=ADVANTAGES, quantile=st.floats(0.01, 0.5), scale=st.sampled_from([1.0, 10.0]))
+@settings(deadline=None)
+def test_advantages_in_the_tails_count_as_the_quantiles(weight_type, advantages, quantile, scale):
+    low, high = np.quantile(advantages, [quantile, 1 - quantile])
+    weight = utils.advantage_weight(tensor(advantages), scale, weight_type, quantile=quantile)
+    cut = tensor(np.clip(advantages, low, max(low, high)))
+    torch.testing.assert_close(weight, utils.advantage_weight(cut, scale, weight_type))
+
+
 @given(advantages=ADVANTAGES, scale=st.sampled_from([0.0, 1.0, 10.0, 1e4]))
 @settings(deadline=None)
 def test_clamped_weights_stay_in_range(advantages, scale):

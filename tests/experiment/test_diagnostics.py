@@ -1,14 +1,19 @@
 """Diagnostics: worked out by hand, without a trace in training, and loud when a critic diverges."""
 
 import dataclasses
+import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from runs import make_training, one_file, rows_of, run_command
+from runs import exit_code_and_errors, make_training, one_file, rows_of, run_command
 
-from experiment.diagnostics import return_range
+from experiment.diagnostics import Diagnostics, effective_share, return_range
+from experiment.models import load_policy
 from main_training import main
+
+MODEL = "models/*_????????.safetensors"
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
@@ -26,6 +31,40 @@ def test_the_returns_of_a_dataset_stop_at_the_ends_of_its_episodes():
     returns = [1 + 0.5 * (2 + 0.5 * 4), 2 + 0.5 * 4, 4, -8 + 0.5 * 16, 16]
     assert return_range(Rows, rewards, 0.5) == (min(returns), max(returns))
     assert return_range(Rows, rewards, 0.0) == (-8, 16)
+
+
+class Shuffled:
+    observations = Rows.observations[[3, 0, 4, 1, 2]]
+    next_observations = Rows.next_observations[[3, 0, 4, 1, 2]]
+    terminals = Rows.terminals[[3, 0, 4, 1, 2]]
+
+
+def test_shuffled_transitions_do_not_show_their_returns():
+    assert return_range(Shuffled, np.ones(5), 0.5) == (-math.inf, math.inf)
+
+
+def test_shuffled_data_bound_no_target_and_no_figure(shuffled):
+    code, errors = exit_code_and_errors(
+        run_command(shuffled, "--target_clip", "data", policy="DMPO")
+    )
+    assert code == 2
+    assert errors[-1].endswith("are shuffled: give --target_clip rewards")
+    assert main(run_command(shuffled, policy="DMPO")) == 0
+    assert all("data_return_max" not in row and row["value_bound"] for row in rows_of())
+    policy, _ = load_policy(one_file(MODEL))
+    assert policy.spec.return_range == (-math.inf, math.inf)
+
+
+@pytest.fixture
+def shuffled(hopper, tmp_path):
+    path = tmp_path / "shuffled.hdf5"
+    with h5py.File(hopper) as source, h5py.File(path, "w") as target:
+        order = np.random.default_rng(0).permutation(len(source["rewards"]) - 1)
+        for name in ("observations", "actions", "rewards", "terminals"):
+            target[name] = source[name][:][order]
+        target["next_observations"] = source["observations"][:][order + 1]
+        target["timeouts"] = np.zeros(len(order), bool)
+    return path
 
 
 @pytest.mark.parametrize("policy", ["DMPO", "IQL"])
@@ -56,6 +95,25 @@ def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopp
 def test_equal_weights_are_a_full_sample(hopper):
     training = make_training(run_command(hopper, "--scale", "0", policy="AWAC"))
     assert training.diagnostics.measure()["effective_sample_size"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-20, 1e-38, 1e38])
+def test_the_effective_share_is_right_where_squares_leave_float32(size):
+    weight = size * torch.tensor([1.0, 1, 0, 0])
+    assert float(effective_share(weight)) == pytest.approx(0.5)
+
+
+def test_no_weight_at_all_is_an_effective_share_of_0():
+    assert float(effective_share(torch.zeros(4))) == 0
+
+
+def test_a_run_resumes_whatever_its_diagnostics_were(hopper, monkeypatch):
+    measure = Diagnostics.measure
+    diverged = {"q_data": float("inf"), "value_policy": float("nan")}
+    monkeypatch.setattr(Diagnostics, "measure", lambda self: measure(self) | diverged)
+    assert main(run_command(hopper, policy="DMPO")) == 0
+    assert main(run_command(hopper, policy="DMPO", steps=30)) == 0
+    assert [row["q_data"] for row in rows_of()] == ["inf"] * 3
 
 
 def test_a_critic_beyond_all_returns_is_named_once(hopper, capsys):

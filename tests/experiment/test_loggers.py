@@ -1,5 +1,6 @@
 """TensorBoard and W&B get what the CSV has, once, whatever interruptions there were."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from runs import ROOT, make_training, rows_of, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment import loggers
+from experiment.errors import RunError, StoppedError
 from main_training import main
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -43,6 +45,27 @@ def check_scalars(logged):
     for name, values in expected.items():
         assert [step for step, _ in logged(name)] == steps
         assert [value for _, value in logged(name)] == pytest.approx(values, rel=1e-6)
+
+
+def test_the_folder_of_a_run_is_not_taken_for_the_package(monkeypatch):
+    for package in ("tensorboard", "wandb"):
+        Path(package).mkdir()
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(sys, "path", [str(Path.cwd())])  # nothing else can be found
+    importlib.invalidate_caches()
+    assert loggers.choose_logger(None) == "none"
+    with pytest.raises(RunError, match="pip install wandb"):
+        loggers.choose_logger("wandb")
+
+
+def test_a_signal_is_not_an_error_of_the_logger(capsys):
+    class Stopped(loggers.NoLogger):
+        def evaluated(self, row):
+            raise StoppedError(15, "stopped")
+
+    with pytest.raises(StoppedError):
+        loggers.TolerantLogger(Stopped()).evaluated({})
+    assert capsys.readouterr().err == ""
 
 
 def test_tensorboard_is_the_default_and_has_what_the_csv_has(hopper):

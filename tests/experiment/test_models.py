@@ -136,6 +136,16 @@ def test_a_model_of_other_data_is_named(hopper, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_a_model_of_other_states_is_named(hopper, capsys):
+    main(run_command(hopper, "--no-normalize"))
+    model = str(one_file(MODEL))
+    for more, is_named in ((["--no-normalize"], False), ([], True)):
+        capsys.readouterr()
+        make_training(run_command(hopper, "--load_model", model, *more))
+        warning = f"warning: {model} was trained with another --normalize\n"
+        assert (warning in capsys.readouterr().err) == is_named
+
+
 def test_the_analysis_in_the_readme_runs(hopper):
     main(run_command(hopper, policy="DMPO"))
     readme = (ROOT / "README.md").read_text()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import multiprocessing
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -332,6 +333,21 @@ def test_a_second_process_is_refused(hopper, capsys):
         assert main(command(hopper)) == 2
     assert f"another process is running {run}" in capsys.readouterr().err.splitlines()[-1]
     assert main(command(hopper)) == 0
+
+
+def test_a_process_with_another_results_folder_is_refused(hopper, capsys):
+    assert main(command(hopper)) == 0
+    run = one_file("results/AWAC/*.json").stem
+    with Results(Path("elsewhere"), "AWAC", run).locked():
+        assert main(command(hopper)) == 2
+    assert f"another process is running {run}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_how_a_finished_run_goes_on_is_said(hopper, capsys):
+    for policy, how in (("AWAC", "a higher --max_timesteps continues it"), ("IQL", "of its own")):
+        for _ in range(2):
+            assert main(run_command(hopper, policy=policy)) == 0
+        assert re.search(rf"finished already: .*{how}", capsys.readouterr().out)
 
 
 def test_unfinished_files_of_a_killed_process_are_deleted(hopper):

@@ -216,6 +216,16 @@ def test_dmpo_clips_its_targets_to_possible_or_found_returns(kind, bounds):
     close(policy.critic_loss(batch), expected)
 
 
+@pytest.mark.parametrize(
+    ("rewards", "expected"), [((1.0, 5.0), (1.0, 50.0)), ((-5.0, -1.0), (-50.0, -1.0))]
+)
+def test_an_episode_that_ends_at_once_is_a_possible_return(rewards, expected):
+    policy = make_policy("DMPO", target_clip="rewards", discount=0.9, reward_range=rewards)
+    assert policy.value_range == pytest.approx(expected)
+    ended = torch.tensor([rewards[0], rewards[1]])
+    assert torch.equal(policy.clip(ended), ended)
+
+
 def test_layer_norm_stands_before_each_relu_of_the_critics():
     policy = make_policy("DMPO", layer_norm=True)
     for q in (policy.critic.q1, policy.critic.q2):
