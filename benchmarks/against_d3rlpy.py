@@ -1,13 +1,13 @@
 """Our IQL and AWAC against d3rlpy's, on the same data, hyperparameters and evaluation.
 
     pip install --no-deps -r tests/requirements-d3rlpy.txt
-    python -m benchmarks.against_d3rlpy [--steps 30000] [--seeds 1 2 3] [--out docs]
+    python -m benchmarks.against_d3rlpy --out FOLDER [--steps 30000] [--seeds 1 2 3]
 
 Both train on the synthetic dataset of hopper-medium-expert-v2, whose states are normalised before
 either sees them, and both are evaluated by `experiment.evaluation.evaluate` from the same starts.
-Our IQL has a log std of each state, or one for all as d3rlpy's.
+Our IQL has one log std for all states, as d3rlpy's, or one for each state.
 Writes `against_d3rlpy.csv`, a line for every evaluation; `.md`, the table; and `.png` (which needs
-matplotlib). A run that is in the CSV is not run again, so remove it after a change of the code.
+matplotlib). A run that is in the folder's CSV is not run again; those of docs/ are in docs/.
 """
 
 import csv
@@ -52,12 +52,12 @@ SCALE = 0.3  # d3rlpy's `weight_temp` (its default is 3) and 1 / `lam` (its defa
 VALUE_SAMPLES = 5
 
 OURS, THEIRS = "ours", "d3rlpy"
-ONE_STD, UNCHANGED = "ours, one log std", "d3rlpy, its entropy term kept"
-PAIRS = [("IQL", OURS), ("IQL", ONE_STD), ("IQL", THEIRS)]
+STATE_STD, UNCHANGED = "ours, --log_std state", "d3rlpy, its entropy term kept"
+PAIRS = [("IQL", OURS), ("IQL", STATE_STD), ("IQL", THEIRS)]
 PAIRS += [("AWAC", OURS), ("AWAC", THEIRS), ("AWAC", UNCHANGED)]
 # Colours that differ in brightness too, and for every kind of colour vision.
-COLORS = {OURS: "#0072b2", ONE_STD: "#56b4e9", THEIRS: "#e69f00", UNCHANGED: "#999999"}
-MARKERS = {OURS: "o-", ONE_STD: "v-.", THEIRS: "s--", UNCHANGED: "^:"}
+COLORS = {OURS: "#0072b2", STATE_STD: "#56b4e9", THEIRS: "#e69f00", UNCHANGED: "#999999"}
+MARKERS = {OURS: "o-", STATE_STD: "v-.", THEIRS: "s--", UNCHANGED: "^:"}
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ def load_data() -> Data:
     return Data(dataset, d3rlpy.dataset.MDPDataset(**arrays), normalizer)
 
 
-def make_ours(algorithm: str, one_std: bool, data: Data, steps: int) -> Policy:
+def make_ours(algorithm: str, state_std: bool, data: Data, steps: int) -> Policy:
     """One of our policies, aligned: d3rlpy updates actor and targets on every step."""
     common = {"discount": DISCOUNT, "tau": TAU, "learning_rate": LEARNING_RATE, "policy_freq": 1}
     sizes = data.dataset.observations.shape[1], data.dataset.actions.shape[1]
     spec = RunSpec(*sizes, train_steps=steps)
     if algorithm == "IQL":
-        log_std = "global" if one_std else "state"
+        log_std = "state" if state_std else "global"
         own = {"expectile": EXPECTILE, "scale": SCALE, "weight_type": "clamp", "log_std": log_std}
         return IQL(spec, IQLHyperparameters(**common, **own))
     own = {"scale": SCALE, "weight_type": "raw", "value_samples": VALUE_SAMPLES}
@@ -152,11 +152,11 @@ def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
 
 
 def train_ours(
-    algorithm: str, one_std: bool, data: Data, seed: int, steps: int
+    algorithm: str, state_std: bool, data: Data, seed: int, steps: int
 ) -> Iterator[Policy]:
     """Yields the policy after every EVAL_FREQ steps."""
     seed_everything(seed)
-    policy = make_ours(algorithm, one_std, data, steps)
+    policy = make_ours(algorithm, state_std, data, steps)
     buffer, _ = fill_buffer(data.dataset, seed)
     for step in range(1, steps + 1):
         policy.train(buffer, BATCH_SIZE)
@@ -185,8 +185,8 @@ def run(
     algorithm: str, implementation: str, data: Data, seed: int, steps: int
 ) -> Iterator[Evaluation]:
     """Train, and evaluate every EVAL_FREQ steps."""
-    if implementation in (OURS, ONE_STD):
-        policies = train_ours(algorithm, implementation == ONE_STD, data, seed, steps)
+    if implementation in (OURS, STATE_STD):
+        policies = train_ours(algorithm, implementation == STATE_STD, data, seed, steps)
     else:
         policies = train_theirs(algorithm, implementation == UNCHANGED, data, seed, steps)
     seconds, since = 0.0, time.perf_counter()
@@ -315,7 +315,7 @@ def main() -> None:
     parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=30_000, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder of what it writes")
     arguments = parser.parse_args()
     path = arguments.out / "against_d3rlpy.csv"
     evaluations = read(path)

@@ -147,7 +147,8 @@ def _add_run_options(parser: Parser) -> None:
         choices=BACKENDS,
     )
     add("--seed", number(int, 0, 2**31), 1, "of everything that is random")
-    add("--max_timesteps", number(int, 1), 1_000_000, "train steps; more continue a finished run")
+    steps_help = "train steps; more continue a finished run (not IQL's)"
+    add("--max_timesteps", number(int, 1), 1_000_000, steps_help)
     add("--device_id", number(int, -1), -1, "number of the GPU; -1: the first, or the CPU")
     add("--no_cuda_graph", _SWITCH, False, "run the train steps of a GPU one by one")
     add("--compile", _SWITCH, False, "compile the train steps of a CPU (needs a C++ compiler)")
