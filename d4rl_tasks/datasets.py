@@ -1,5 +1,6 @@
 """A task's dataset as transitions: from a file, a download, a generator or Minari."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,19 @@ from d4rl_tasks.files import (
     Checksum,
     exists,
     file_checksum,
+    in_home,
     read_errors,
     sole_writer,
     synthetic_path,
 )
-from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_rows, to_float32
+from d4rl_tasks.hdf5 import (
+    Rows,
+    UnusableDatasetError,
+    as_d4rls_rewards,
+    clip_actions,
+    read_rows,
+    to_float32,
+)
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task, get_task
 
@@ -41,7 +50,7 @@ class Dataset:
             does not end an episode.
         name: the task.
         source: "file" (a path was given), "d4rl" (a file in the dataset folder), "download" (the
-            same, fetched just now), "synthetic" or "minari:<dataset id>".
+            same, fetched just now), "ogbench", "synthetic" or "minari:<dataset id>".
         path: the file; for Minari its folder.
         synthetic: a synthetic dataset, not D4RL's data: scores of policies trained on it are not
             comparable to published ones.
@@ -108,7 +117,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         return _load_d4rl(task)
     if source == "synthetic":
         return _load_synthetic(task)
-    path = Path(source).expanduser()
+    path = in_home(source, "give the full path of the dataset")
     if path.suffix in HDF5_SUFFIXES or path.is_file():
         return _load_file(task, path, "file")
     raise D4RLTaskError(
@@ -233,7 +242,12 @@ def _load_minari(task: Task, source: str) -> Dataset:
     ):
         stored = minari.load_dataset(source.removeprefix("minari:"))
         _check_spaces(task, source, stored)
-        return minari_dataset(task.name, source, stored)
+        found = minari_dataset(task.name, source, stored)
+        return dataclasses.replace(
+            found,
+            actions=clip_actions(source, found.actions),
+            rewards=as_d4rls_rewards(source, found.rewards, task),
+        )
 
 
 def minari_dataset(name: str, source: str, stored) -> Dataset:

@@ -3,7 +3,7 @@
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from d4rl_tasks.datasets import Dataset, load_dataset
 from d4rl_tasks.episodes import check_count
 from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.physics import warn_if_unverified
@@ -21,9 +22,6 @@ from d4rl_tasks.rendering import choose_renderer
 from d4rl_tasks.robots import Robot, make_robot, observation_space
 from d4rl_tasks.tasks import Task, get_task, normalized_score, task_names
 from d4rl_tasks.viewers import Renderer
-
-if TYPE_CHECKING:
-    from d4rl_tasks.datasets import Dataset
 
 
 class D4RLEnv(MujocoEnv):
@@ -67,10 +65,8 @@ class D4RLEnv(MujocoEnv):
         )
         self.observation_space = observation_space(self.robot, self.model)
 
-    def get_dataset(self, source: str = "auto") -> "Dataset":
+    def get_dataset(self, source: str = "auto") -> Dataset:
         """The task's dataset, as `d4rl_tasks.load_dataset` reads it."""
-        from d4rl_tasks.datasets import load_dataset  # which needs this module for sizes
-
         return load_dataset(self.task.name, source)
 
     def get_normalized_score(self, returns: float | np.ndarray) -> np.ndarray:

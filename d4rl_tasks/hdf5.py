@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -102,8 +103,8 @@ def read_rows(path: Path, task: Task, in_order: bool = False) -> Rows:
         raise UnusableDatasetError(path, "holds no transition: all rows but the last are timeouts")
     return Rows(
         observations=observations,
-        actions=_actions(path, to_float32(path, "actions", arrays["actions"])),
-        rewards=_rewards(path, to_float32(path, "rewards", arrays["rewards"]), task),
+        actions=clip_actions(path, to_float32(path, "actions", arrays["actions"])),
+        rewards=as_d4rls_rewards(path, to_float32(path, "rewards", arrays["rewards"]), task),
         terminals=terminals,
         cuts=cuts,
         following=following,
@@ -152,27 +153,28 @@ def _following(
     return following
 
 
-def _actions(path: Path, actions: np.ndarray) -> np.ndarray:
+def clip_actions(name: str | Path, actions: np.ndarray) -> np.ndarray:
+    """Actions of a dataset within [-1, 1]; a line says so if some were not."""
     largest = float(np.abs(actions).max())
     if largest <= 1:
         return actions
-    _notice(path, f"has actions up to {largest:g}: they are clipped to [-1, 1], as environments do")
+    _notice(name, f"has actions up to {largest:g}: they are clipped to [-1, 1], as environments do")
     return actions.clip(-1, 1)
 
 
-def _rewards(path: Path, rewards: np.ndarray, task: Task) -> np.ndarray:
+def as_d4rls_rewards(name: str | Path, rewards: np.ndarray, task: Task) -> np.ndarray:
     """Rewards as D4RL has them: 0 and 1 on antmaze, where some files hold r - 1 already."""
     if task.robot != "antmaze" or np.isin(rewards, (0, 1)).all():
         return rewards
     if np.isin(rewards, (-1, 0)).all():
-        _notice(path, "has rewards of -1 and 0: 1 is added, as D4RL's are 0 and 1")
+        _notice(name, "has rewards of -1 and 0: 1 is added, as D4RL's are 0 and 1")
         return rewards + 1
-    _notice(path, "has antmaze rewards other than 0 and 1: policies train on r - 1 all the same")
+    _notice(name, "has antmaze rewards other than 0 and 1: policies train on r - 1 all the same")
     return rewards
 
 
-def _notice(path: Path, text: str) -> None:
-    print(printable(f"note: {path} {text}"), file=sys.stderr)
+def _notice(name: str | Path, text: str) -> None:
+    print(printable(f"note: {name} {text}"), file=sys.stderr)
 
 
 def read_arrays(
@@ -194,6 +196,16 @@ def read_arrays(
     """
     with _open(path) as file:
         return _read(file, shapes, optional or {})
+
+
+def read_attribute(path: Path, name: str) -> Any:
+    """An attribute of a whole file; None if it has none of that name.
+
+    Raises:
+        UnusableDatasetError: the file cannot be read.
+    """
+    with _open(path) as file:
+        return file.attrs.get(name)
 
 
 def read_small_arrays(path: Path, keys: list[str], most: int) -> list[np.ndarray]:

@@ -30,6 +30,7 @@ from d4rl_tasks.command_line import printable
 from d4rl_tasks.datasets import Dataset, minari_dataset
 from d4rl_tasks.episodes import Episodes, check_count
 from d4rl_tasks.errors import D4RLTaskError, foreign_errors
+from d4rl_tasks.hdf5 import clip_actions
 from d4rl_tasks.tasks import Task
 
 RANDOM_EPISODES = 20
@@ -133,6 +134,8 @@ def get_task(name: str) -> Task:
             actions are not flat and continuous, or it names no registered environment.
     """
     spec = _environment_spec(name)
+    if spec.max_episode_steps is None:
+        raise _unusable(name, f"names an environment, {spec.id}, without a time limit")
     low, high = _reference_returns(name)
     return Task(
         name=name,
@@ -141,7 +144,7 @@ def get_task(name: str) -> Task:
         url="",
         ref_min_score=low,
         ref_max_score=high,
-        max_episode_steps=spec.max_episode_steps or 0,
+        max_episode_steps=spec.max_episode_steps,
     )
 
 
@@ -199,7 +202,8 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
     stored = _stored(name)
     with _minari_errors(name):
         found = minari_dataset(name, f"minari:{name}", stored)
-        return dataclasses.replace(found, actions=_scaled(found.actions, stored.action_space))
+        scaled = _scaled(found.actions, stored.action_space)
+        return dataclasses.replace(found, actions=clip_actions(name, scaled))
 
 
 def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:

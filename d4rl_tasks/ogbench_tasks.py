@@ -177,7 +177,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
     if source == "synthetic":
         return _load_file(name, _generated(name), source)
     if source.endswith(".npz"):
-        return _load_file(name, Path(source).expanduser(), "file")
+        return _load_file(name, in_home(source, "give the full path of the dataset"), "file")
     raise D4RLTaskError(
         f"unknown source {source!r}: choose auto, ogbench, synthetic or the path of an .npz file"
     )

@@ -28,7 +28,7 @@ from d4rl_tasks import datasets, tasks
 from d4rl_tasks.datasets import Dataset
 from d4rl_tasks.episodes import ReusingEpisodes, check_count, global_draws_from
 from d4rl_tasks.errors import D4RLTaskError, foreign_errors, reason_of
-from d4rl_tasks.files import checksum, read_errors
+from d4rl_tasks.files import checksum, in_home, read_errors
 from d4rl_tasks.tasks import Task
 
 PACKAGES = ("gym", "d4rl", "mujoco_py")
@@ -166,7 +166,7 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
         return _load_file(task, _download(name), "d4rl")
     if source == "synthetic":
         raise D4RLTaskError(f"{name} cannot be generated: get D4RL's own file from {task.url}")
-    return _load_file(task, Path(source).expanduser(), "file")
+    return _load_file(task, in_home(source, "give the full path of the dataset"), "file")
 
 
 def _download(name: str) -> Path:

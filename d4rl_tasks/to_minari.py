@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
-import h5py
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
@@ -25,7 +24,7 @@ from d4rl_tasks.command_line import Parser, run_program
 from d4rl_tasks.environments import D4RLEnv
 from d4rl_tasks.errors import D4RLTaskError, reason_of
 from d4rl_tasks.files import open_regular, read_errors
-from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_rows
+from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_attribute, read_rows
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.tasks import Task, get_task
 
@@ -132,12 +131,7 @@ def _import_minari():
 
 
 def _task_of(path: Path) -> Task:
-    try:
-        with h5py.File(path, "r") as file:
-            name = file.attrs.get("task")
-    except OSError as error:
-        reason = reason_of(error)
-        raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
+    name = read_attribute(path, "task")
     if not isinstance(name, str):
         raise D4RLTaskError(f"{path} does not name its task: give it with --env")
     return get_task(name)
@@ -192,7 +186,7 @@ def _new_dataset(minari, name: str) -> Iterator[None]:
         ) from error
     with _write_errors(name):
         get_path = minari.storage.datasets_root_dir.get_dataset_path
-        root, target = get_path(), get_path(name)
+        root, target = get_path().resolve(), get_path(name)  # a link may lead to another disk
         if target.exists():
             raise D4RLTaskError(
                 f"Minari has a dataset {name} already ({target}): choose another with --id, or "

@@ -121,10 +121,13 @@ def _fetch_rest(url: str, part: Path, wanted: Wanted) -> None:
     if origin and have == origin.size:
         return
     with _open(url, have, origin) as response:
-        _check_answer(response, part)
+        is_same_source = origin is None or origin.url == shown(url)
+        _check_answer(response, part, is_same_source)
         if origin is None or response.status_code != 206:
             have, origin = 0, _start(response, url, part, wanted)
         elif not _continues(response, have, origin, url):
+            if not is_same_source:  # what has come from the other one is kept
+                raise TransferError("has another file than the one that a part has come of")
             discard(part)
             raise _InterruptedError("changed while it was downloaded")
         _append(response, part, have, origin, wanted)
@@ -215,8 +218,10 @@ def _session() -> requests.Session:
     return session
 
 
-def _check_answer(response: requests.Response, part: Path) -> None:
-    if response.status_code == 416:  # the file is now shorter than the part
+def _check_answer(response: requests.Response, part: Path, is_same_source: bool) -> None:
+    if response.status_code == 416:  # the file is shorter than the part
+        if not is_same_source:
+            raise TransferError("has a shorter file than the one that a part has come of")
         discard(part)
         raise _InterruptedError("has a shorter file than before")
     if response.status_code not in (200, 206):

@@ -43,6 +43,7 @@ def option_settings(options: Options) -> Settings:
     run = options.run
     settings = {
         **{name: getattr(run, name) for name in ("policy", "env", "backend", "seed")},
+        "env": run.env.removeprefix("d4rl/"),  # gymnasium's name of the same task
         **{name: getattr(run, name) for name in ("batch_size", "normalize")},
         **dataclasses.asdict(options.hyperparameters),
     }

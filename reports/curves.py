@@ -145,8 +145,9 @@ def draw_panel(
     for group in task.groups:
         index = order.index(group.method)
         _draw_group(axis, group, quantity, styles[group.method], index, f"{prefix}-m{index}")
+    highest = max((np.nanmax(curve.get_ydata()) for curve in axis.lines), default=-math.inf)
     for name, _ in quantity.limits:
-        _draw_limit(axis, task, name)
+        _draw_limit(axis, task, name, FARTHEST_LIMIT * abs(highest))
     _finish(axis, quantity)
 
 
@@ -198,12 +199,11 @@ def _draw_group(
         band.set_gid(f"band{gid}")
 
 
-def _draw_limit(axis: Axes, task: Task, name: str) -> None:
-    """A line at a limit that follows from the data, unless it is far above all curves."""
+def _draw_limit(axis: Axes, task: Task, name: str, farthest: float) -> None:
+    """A line at a limit that follows from the data, unless it is above `farthest`."""
     values = np.concatenate([run.column(name) for group in task.groups for run in group.runs])
     values = np.unique(values[np.isfinite(values)])
-    highest = max((np.nanmax(curve.get_ydata()) for curve in axis.lines), default=-math.inf)
-    for value in values[values <= FARTHEST_LIMIT * abs(highest)][:MOST_LIMITS]:
+    for value in values[values <= farthest][:MOST_LIMITS]:
         axis.axhline(value, color="#444444", lw=1, dashes=LIMIT_DASHES[name])
 
 

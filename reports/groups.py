@@ -117,16 +117,18 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
         if len({run.seed for run in group.runs}) < len(group.runs):
             notes.append(f"{name}: a seed is there twice: {', '.join(r.name for r in group.runs)}")
         notes += [
-            f"{run.name}: from step {run.overestimates_from} on its critic gives values above any "
-            "return that the data's rewards allow"
+            f"{run.name}: the policy's mean value was above any return that the data's rewards "
+            f"allow: {run.overestimates}"
             for run in group.runs
-            if run.overestimates_from is not None
+            if run.overestimates
         ]
     for task in make_tasks(groups):
         lengths = {group.method: group.train_steps for group in task.groups}
         if len({step for steps in lengths.values() for step in steps}) > 1:
             listed = ", ".join(f"{name} {_listed(steps)}" for name, steps in lengths.items())
             notes.append(f"{task.name}: trained for different numbers of steps: {listed}")
+        elif len({run.averaged_steps for group in task.groups for run in group.runs}) > 1:
+            notes.append(f"{task.name}: scores are means of evaluations at different steps")
     return notes
 
 

@@ -201,8 +201,8 @@ def _run(run: Run, folder: Path) -> str:
         for path in (run.path, run.path.with_suffix(".csv"))
     )
     result = f"seed {run.seed}: score {score_text(run.final_score)} after {run.train_steps} steps"
-    if run.overestimates_from is not None:
-        result += f" ({OVERESTIMATES} from step {run.overestimates_from} on)"
+    if run.overestimates:
+        result += f" ({OVERESTIMATES} {run.overestimates})"
     code = html.escape("; ".join(run.code))
     words = "".join(
         f"<span>{html.escape(word)}</span> " for word in printable(run.config["command"]).split()

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def env(self) -> str:
-        return printable(self.settings["env"])
+        return printable(self.settings["env"]).removeprefix("d4rl/")
 
     @property
     def seed(self) -> int:
@@ -70,13 +70,15 @@ class Run:
         backend = printable(self.settings.get("backend", "d4rl_tasks"))
         if backend in OTHER_BACKENDS:
             return OTHER_BACKENDS[backend]
-        robot = self.env.removeprefix("d4rl/").partition("-")[0]
+        robot = self.env.partition("-")[0]
         return robot if robot in ("antmaze", "maze2d") else "MuJoCo"
 
     @property
     def code(self) -> list[str]:
         """Commits and PyTorch versions that computed it: several, if others resumed it."""
-        parts = [self.config, *(self.config | part for part in self.config.get("earlier", []))]
+        parts = [self.config]
+        for changes in reversed(self.config.get("earlier", [])):  # of each from the one after it
+            parts.append(parts[-1] | changes)
         return sorted({_code(part) for part in parts})
 
     @property
@@ -118,10 +120,18 @@ class Run:
         return np.cumsum(self.critic_loss * np.diff(self.steps, prepend=0))
 
     @property
-    def overestimates_from(self) -> int | None:
-        """First step at which the policy's mean value is above all that the rewards allow."""
+    def overestimates(self) -> str:
+        """When the policy's mean value was above all that the rewards allow; "" for never."""
         above = self.column("value_policy") > self.column("value_bound")
-        return int(self.steps[above.argmax()]) if above.any() else None
+        if not above.any():
+            return ""
+        first, count = self.steps[above.argmax()], np.count_nonzero(above)
+        return f"first at step {first}, in {count} of {len(above)} evaluations"
+
+    @property
+    def averaged_steps(self) -> tuple[int, ...]:
+        """Train steps of the evaluations that `final_score` is the mean of."""
+        return tuple(self.steps[-LAST_EVALUATIONS:].tolist())
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
@@ -131,7 +141,7 @@ def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
         the finished runs, and a line for each run that is left out, and why.
 
     Raises:
-        ReportError: no finished run was found.
+        ReportError: the folder does not exist or holds no run.
     """
     if not folder.is_dir():
         raise ReportError(

@@ -28,6 +28,13 @@ class Estimate:
     high: float | None
     drawn: str
 
+    @property
+    def of_the_opposite(self) -> "Estimate":
+        """The estimate of 1 - p, if this one is of a probability p."""
+        low = None if self.high is None else 1 - self.high
+        high = None if self.low is None else 1 - self.low
+        return Estimate(1 - self.value, low, high, self.drawn)
+
 
 def interquartile_mean(tasks: Sequence[np.ndarray]) -> Estimate:
     """Mean of the middle half of all runs' scores.

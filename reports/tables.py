@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,13 @@ SCORE_NOTE = (
     "of a task is bold."
 )
 OVERESTIMATES_NOTE = (
-    f" {OVERESTIMATES}: in a run the critic gives values above any return that the data's rewards "
-    "allow."
+    f" {OVERESTIMATES}: in a run the mean value of the policy's actions rose above any return that "
+    "the data's rewards allow."
 )
 LOSS_NOTE = (
     "Critic loss (squared TD error, summed over the twins) summed over all train steps; mean ± "
-    "standard deviation over the seeds (number of seeds). The lowest of a task is bold."
+    "standard deviation over the seeds (number of seeds). The lowest of a task is bold, where all "
+    "runs have the same number of train steps."
 )
 IQM_NOTE = (
     "Interquartile mean of the score x 100 over all runs of all tasks, with its 95 % bootstrap "
@@ -72,10 +73,16 @@ IMPROVEMENT_NOTE = (
 def make_tables(groups: Sequence[Group]) -> list[Table]:
     """All tables of the report, the scores first."""
     tasks = make_tasks(groups)
-    has_marks = any(run.overestimates_from is not None for group in groups for run in group.runs)
+    has_marks = any(run.overestimates for group in groups for run in group.runs)
     note = SCORE_NOTE + OVERESTIMATES_NOTE * has_marks
     losses = by_method(
-        "Accumulated critic loss", LOSS_NOTE, tasks, lambda run: run.critic_loss_sum, loss_text, min
+        "Accumulated critic loss",
+        LOSS_NOTE,
+        tasks,
+        lambda run: run.critic_loss_sum,
+        loss_text,
+        min,
+        is_fair=lambda task: len({n for group in task.groups for n in group.train_steps}) == 1,
     )
     return [
         by_method("Scores", note, tasks, lambda run: run.final_score, score_text, max),
@@ -91,19 +98,22 @@ def by_method(
     quantity: Callable[[Run], float],
     show: Callable[[float], str],
     best: Callable,
+    is_fair: Callable[[Task], bool] = lambda task: True,
 ) -> Table:
     """Tasks by methods: the mean of a quantity of the runs.
 
     Args:
         show: makes text of a value.
         best: max or min.
+        is_fair: whether a task has a best.
     """
     methods = methods_of(group for task in tasks for group in task.groups)
     rows = []
     for task in tasks:
         cells = {group.method: _mean_cell(group, quantity, show) for group in task.groups}
         row = [cells.get(method, EMPTY) for method in methods]
-        rows.append([Cell(task.name, task.name), *_mark_best(row, show, best)])
+        marked = _mark_best(row, show, best) if is_fair(task) else row
+        rows.append([Cell(task.name, task.name), *marked])
     return Table(title, note, ["task", *methods], rows)
 
 
@@ -127,7 +137,7 @@ def _mean_cell(
         return EMPTY
     mean, spread = mean_and_std(values)
     text = show(mean) + ("" if spread is None else f" ± {show(spread)}")
-    mark = OVERESTIMATES if any(run.overestimates_from is not None for run in group.runs) else ""
+    mark = OVERESTIMATES if any(run.overestimates for run in group.runs) else ""
     return Cell(f"{text} ({len(values)}){mark}", mean, group=group)
 
 
@@ -204,28 +214,34 @@ def _iqm_table(name: str, note: str, scores: dict[str, dict[str, np.ndarray]]) -
             Cell(estimate.drawn, estimate.drawn),
         ]
         rows.append(cells)
-    if len({frozenset(by_task) for by_task in scores.values()}) > 1:
-        note += " NOT ALL METHODS WERE RUN ON THE SAME TASKS: their means do not compare."
+    counts = [{task: len(runs) for task, runs in by_task.items()} for by_task in scores.values()]
+    if any(count != counts[0] for count in counts):
+        note += " NOT ALL METHODS HAVE AS MANY RUNS ON THE SAME TASKS: their means do not compare."
     header = ["method", "tasks", "runs", "interquartile mean", "95 % interval", "drawn"]
     return Table(f"Over tasks: {name}", IQM_NOTE + note, header, rows)
 
 
 def _improvement_table(name: str, scores: dict[str, dict[str, np.ndarray]]) -> Table:
     cells: dict[tuple[str, str], Cell] = {}
-    for ours, theirs in itertools.permutations(scores, 2):
+    for ours, theirs in itertools.combinations(scores, 2):
         common = [task for task in scores[ours] if task in scores[theirs]]
         pairs = [(scores[ours][task], scores[theirs][task]) for task in common]
         if pairs:
             estimate = probability_of_improvement(pairs)
-            interval = _interval(estimate, ".2f")
-            text = f"{estimate.value:.2f} ({interval})" if interval else f"{estimate.value:.2f}"
-            cells[ours, theirs] = Cell(text, estimate.value)
+            cells[ours, theirs] = _probability_cell(estimate)
+            cells[theirs, ours] = _probability_cell(estimate.of_the_opposite)
     rows = [
         [Cell(ours, ours), *(cells.get((ours, theirs), EMPTY) for theirs in scores)]
         for ours in scores
     ]
     header = ["method", *(f"above {method}" for method in scores)]
     return Table(f"Probability of improvement: {name}", IMPROVEMENT_NOTE, header, rows)
+
+
+def _probability_cell(estimate: Estimate) -> Cell:
+    interval = _interval(estimate, ".2f")
+    text = f"{estimate.value:.2f} ({interval})" if interval else f"{estimate.value:.2f}"
+    return Cell(text, estimate.value)
 
 
 def _interval(estimate: Estimate, digits: str) -> str:
@@ -293,10 +309,14 @@ def _csv_row(group: Group) -> list:
     return [
         *(group.env, group.policy, group.method, settings, first.is_synthetic, group.data),
         *(len(group.runs), mean, "" if spread is None else spread),
-        *(min(LAST_EVALUATIONS, len(first.steps)), " ".join(map(str, group.train_steps))),
+        *(_listed(len(run.averaged_steps) for run in group.runs), _listed(group.train_steps)),
         "" if np.isnan(losses).any() else losses.mean(),
-        sum(run.overestimates_from is not None for run in group.runs),
+        sum(bool(run.overestimates) for run in group.runs),
     ]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(set(numbers))))
 
 
 def _csv_field(value: object) -> object:

@@ -31,7 +31,7 @@ def summarize(results: Path) -> Summary:
     """Read all runs and compare them.
 
     Raises:
-        ReportError: no finished run was found.
+        ReportError: as `read_runs`.
     """
     runs, left_out = read_runs(results)
     groups = group_runs(runs)
@@ -43,7 +43,7 @@ def write_report(results: Path, out: Path, html: bool) -> None:
     """Write report.md, report.csv, the figures and perhaps index.html; print the tables.
 
     Raises:
-        ReportError: no finished run was found.
+        ReportError: as `read_runs`.
         D4RLTaskError: `out` cannot be written.
     """
     summary = summarize(results)

@@ -1,6 +1,7 @@
 """Reads a tanh-Gaussian policy from anybody's file. Nothing in the file is executed."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,13 @@ def read_policy(path: Path, observation_size: int, action_size: int) -> Behaviou
     return Behaviour(path.name, 0, weights, algorithm="unknown")
 
 
+# What NumPy raises for a damaged file; zipfile's RuntimeError is for one with a password.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError),
+    *(NotImplementedError, RuntimeError),
+)
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     names = [f"{layer}_{part}" for layer in LAYERS for part in PARTS]
     try:
@@ -63,7 +71,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in names}
     except KeyError as error:
         raise BadPolicyError(path, f"lacks an array ({error.args[0]})") from error
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
         reason = reason_of(error)
         raise BadPolicyError(path, f"is not readable as .npz or HDF5 ({reason})") from error
 

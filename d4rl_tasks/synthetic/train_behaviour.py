@@ -45,8 +45,10 @@ def make_model(algorithm: str, robot: str, seed: int, entropy: str):
         seed: of everything.
         entropy: SBX's `ent_coef`.
     """
-    import sbx
-
+    try:
+        import sbx
+    except ImportError as error:
+        raise D4RLTaskError(f"training needs SBX ({error}): pip install sbx-rl==0.28.0") from error
     kwargs: dict[str, Any]
     if algorithm == "SAC":
         kwargs = {"batch_size": 256, "policy_kwargs": {"net_arch": [256, 256]}}

@@ -22,6 +22,7 @@ import d4rl_tasks
 from d4rl_tasks import D4RLTaskError, checksums, datasets, get_task, hdf5, load_dataset, sources
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.hdf5 import counted_cuts, read_arrays
+from d4rl_tasks.robots import task_sizes
 
 NAME = "hopper-medium-v2"
 TASK = get_task(NAME)
@@ -678,6 +679,20 @@ def test_minari_keeps_the_last_transition_of_every_episode(minari):
     assert all(getattr(dataset, key).dtype == np.float32 for key in ARRAYS)
 
 
+def test_minaris_rewards_and_actions_are_made_d4rls_as_those_of_files(minari, capsys):
+    task = get_task("antmaze-umaze-v0")
+    sizes = task_sizes(task)
+    one = episode(5, True, observation_size=sizes[0])
+    one.actions = np.full((5, sizes[1]), 1.5)
+    one.rewards = np.array([-1.0, -1, -1, -1, 0])
+    minari.stored = store([one], *sizes)
+    dataset = load_dataset(task.name, "minari:there/it-v0")
+    np.testing.assert_array_equal(dataset.rewards, [0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(dataset.actions, np.ones((5, sizes[1])))
+    errors = capsys.readouterr().err
+    assert "1 is added" in errors and "are clipped" in errors
+
+
 def test_minari_with_another_dataset(minari):
     minari.stored = store([episode(5, True, observation_size=17)], observation_size=17)
     fails("minari:there/it-v0 has observations in Box.*needs a Box of shape", "minari:there/it-v0")
@@ -699,6 +714,10 @@ def test_minari_with_bad_episodes(minari):
     bad.actions = bad.actions[:-1]
     minari.stored = store([bad])
     fails("differ in length", "minari:there/it-v0")
+
+
+def test_the_home_of_nobody():
+    fails("home folder is unknown: give the full path", "~nobody-of-this-name/x.hdf5")
 
 
 def test_minari_without_the_dataset(minari):

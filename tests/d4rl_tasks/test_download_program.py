@@ -91,6 +91,20 @@ def test_check_verifies_what_is_here(folder, content, capsys):
     assert "unreadable" in captured.out or "WRONG" in captured.out
 
 
+def test_check_sees_a_change_that_left_the_time_of_the_file(folder, content, capsys):
+    others = folder / get_task("antmaze-umaze-v1").file_name  # nobody recorded its checksum
+    for path in (folder / FILE, others):
+        path.write_bytes(content)
+    assert main(["--list"]) == main(["--check"]) == 0  # the list notes checksums
+    for path in (folder / FILE, others):
+        status = path.stat()
+        path.write_bytes(content[:-1] + b"x")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert main(["--check"]) == 1
+    states = [line.split()[1] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert set(states) <= {"WRONG", "unreadable"} and len(states) == 2
+
+
 def test_a_pipe_in_the_folder_is_named_and_the_rest_is_checked(folder, content, capsys):
     os.mkfifo(folder / "hopper_expert-v2.hdf5")
     (folder / FILE).write_bytes(content)

@@ -131,6 +131,17 @@ def test_the_environment_of_evaluations_comes_first():
     assert minari_tasks.get_task(NAME).max_episode_steps == 70
 
 
+def test_an_environment_without_a_time_limit_is_refused():
+    endless = EnvSpec("Endless-v0", entry_point=gymnasium.spec("Pendulum-v1").entry_point)
+    gymnasium.register("Endless-v0", endless.entry_point)
+    try:
+        store("Pendulum-v1", eval_env=gymnasium.make("Endless-v0"))
+        with pytest.raises(D4RLTaskError, match="Endless-v0, without a time limit"):
+            minari_tasks.get_task(NAME)
+    finally:
+        del gymnasium.registry["Endless-v0"]
+
+
 def test_a_converted_dataset_of_ours(tmp_path):
     generate("hopper-medium-v2", tmp_path / "hopper.hdf5", 300)
     name = convert(tmp_path / "hopper.hdf5")

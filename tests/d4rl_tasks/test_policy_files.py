@@ -1,5 +1,6 @@
 """Behaviours from anybody's files: read rightly, or refused in one line."""
 
+import contextlib
 import os
 import zipfile
 
@@ -90,6 +91,16 @@ def test_a_missing_array(tmp_path, ours, name):
     with h5py.File(tmp_path / "empty.hdf5", "w"):
         pass
     fails(tmp_path / "empty.hdf5", "has no array 'metadata/policy/fc0/weight'")
+
+
+def test_no_damaged_byte_ends_in_a_traceback(tmp_path, ours):
+    path = tmp_path / "damaged.npz"
+    np.savez_compressed(path, **ours.weights)
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(len(whole), size=300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(D4RLTaskError):  # or the byte does not matter
+            read_policy(path, *SIZES)
 
 
 def test_a_zip_that_unpacks_to_more_than_a_policy_has(tmp_path):

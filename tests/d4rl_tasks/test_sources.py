@@ -182,6 +182,22 @@ def test_the_next_source_goes_on_where_the_last_one_stopped(servers, monkeypatch
     assert servers.hugging_face.requests[0][1]["Range"] == "bytes=3000-"
 
 
+@pytest.mark.parametrize("length", [2000, 5000], ids=["416", "another size"])
+def test_a_truncated_copy_does_not_cost_what_has_come(
+    servers, monkeypatch, folder, content, length
+):
+    servers.berkeley.script = [serve(content, stop_after=3000), NOT_FOUND]
+    size = {"Content_Range": f"bytes */{length}"}
+    truncated = send(416, b"", **size) if length < 3000 else serve(content[:length])
+    servers.hugging_face.script = [truncated]
+    with pytest.raises(D4RLTaskError, match="than the one that a part has come of"):
+        load()
+    assert (folder / f"{FILE}.part").read_bytes() == content[:3000]
+    servers.archive.script = [serve(content)]
+    load()
+    assert_complete(folder, content)
+
+
 def test_a_wrong_beginning_costs_no_source(servers, monkeypatch, folder, content, wrong):
     """The next server is right, but the beginning was not its own: it is asked for the whole."""
     monkeypatch.setattr(transfer, "PAUSES", ())

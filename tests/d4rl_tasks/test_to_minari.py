@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -140,6 +141,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(hopper, tmp_path, monkeypat
     assert main([str(hopper)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "file" in error
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs another file system")
+def test_minaris_folder_may_be_a_link_to_another_disk(hopper, tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / "link").symlink_to(elsewhere + "/minari")
+        Path(elsewhere, "minari").mkdir()
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "link"))
+        name = convert(hopper)
+        assert name in minari.list_local_datasets()
+        assert [path.name for path in Path(elsewhere).iterdir()] == ["minari"]
 
 
 def test_without_minari_it_says_what_to_install(hopper, monkeypatch, capsys):

@@ -120,6 +120,14 @@ def test_limits_far_above_the_curves_do_not_flatten_them(tmp_path):
     assert figures_of(tmp_path)["diagnostics"].axes[0].get_ylim()[1] < 10
 
 
+def test_a_limit_does_not_bring_in_a_farther_one(tmp_path):
+    write_run(
+        tmp_path, columns=diagnostics() | {"data_return_max": [5.5] * 3, "value_bound": [15.0] * 3}
+    )
+    value = figures_of(tmp_path)["diagnostics"].axes[0]
+    assert [set(line.get_ydata()) for line in value.lines] == [{2.0}, {5.5}]
+
+
 def test_without_diagnostics_there_is_no_figure_of_them(tmp_path):
     write_run(tmp_path)
     assert list(figures_of(tmp_path)) == [

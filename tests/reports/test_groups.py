@@ -172,6 +172,35 @@ def test_code_before_a_run_was_resumed_is_noted(tmp_path):
     assert "computed by different code: commit 01234567" in report(tmp_path)[0]
 
 
+def test_the_code_of_each_part_of_a_run_that_was_resumed_twice_is_noted(tmp_path):
+    commits = [letter * 40 for letter in "ab"]
+    changes = [{"until_step": 1, "git_commit": commits[0]}]  # what differs from the next part
+    changes += [{"until_step": 2, "versions": {"torch": "1.0"}}]
+    write_run(tmp_path, git_commit=commits[1], versions={"torch": "2.0"}, earlier=changes)
+    expected = ["aaaaaaaa, torch 1.0", "bbbbbbbb, torch 1.0", "bbbbbbbb, torch 2.0"]
+    text = "; ".join(f"commit {code}" for code in expected)
+    assert f"computed by different code: {text}" in report(tmp_path)[0]
+
+
+def test_two_names_of_a_task_are_one_task(tmp_path):
+    write_run(tmp_path)
+    path = write_run(tmp_path, "--policy IQL --env d4rl/hopper-medium-v2")
+    assert json.loads(path.read_text())["settings"]["env"] == "hopper-medium-v2"
+    change(path, env="d4rl/hopper-medium-v2")  # as earlier versions wrote it
+    assert len(make_tasks(groups_of(tmp_path)[0])) == 1
+
+
+def test_scores_of_other_evaluations_are_noted(tmp_path):
+    scores = [0.0] * 10 + [1.0] * 10
+    write_run(tmp_path, scores=scores, every=1)
+    write_run(tmp_path, scores=scores, every=1, seed=2)
+    note = "scores are means of evaluations at different steps"
+    assert note not in report(tmp_path)[0]
+    write_run(tmp_path, scores=[0.0, 1.0], every=10, seed=3)
+    text, (line,) = report(tmp_path)
+    assert note in text and line["evaluations"] == "2 10"
+
+
 def test_a_seed_counted_twice_is_noted(tmp_path):
     path = write_run(tmp_path)
     write_run(tmp_path, stem="copy")
@@ -184,9 +213,9 @@ def test_a_run_whose_critic_overestimates_is_marked(tmp_path):
     path = write_run(tmp_path, columns={"value_policy": [1.0, 6.0, 7.0]} | bound)
     write_run(tmp_path, seed=2, columns={"value_policy": [1.0] * 3} | bound)
     text, (line,) = report(tmp_path)
-    assert "(2)†" in text and "†: in a run the critic gives values above" in text
-    assert f"{path.stem}: from step 2 on its critic gives values above" in text
-    assert text.count("from step") == 1 and line["overestimate"] == "1"
+    assert "(2)†" in text and "†: in a run the mean value of the policy's actions" in text
+    assert f"{path.stem}: the policy's mean value was above" in text
+    assert text.count("first at step 2, in 2 of 3 evaluations") == 1 and line["overestimate"] == "1"
 
 
 def test_runs_set_aside_are_not_read(tmp_path):

@@ -181,7 +181,7 @@ def test_an_infinite_bound_is_unknown(tmp_path):
     path = write_run(tmp_path, columns={"value_bound": ["inf"] * 3, "value_policy": [1.0] * 3})
     columns = read_columns(path.with_suffix(".csv"))
     assert all(columns["value_bound"] != columns["value_bound"])
-    assert groups_of(tmp_path)[0][0].runs[0].overestimates_from is None
+    assert groups_of(tmp_path)[0][0].runs[0].overestimates == ""
 
 
 JSON = st.recursive(

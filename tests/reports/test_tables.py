@@ -82,6 +82,44 @@ def test_comparisons_warn_if_methods_have_other_tasks(tmp_path):
     assert "NOT ALL METHODS" in report(tmp_path)[0]
 
 
+def test_comparisons_warn_if_methods_have_other_numbers_of_seeds(tmp_path):
+    for robot, seeds in (("hopper", 2), ("walker2d", 1)):
+        for seed in range(seeds):
+            write_run(tmp_path, f"--policy AWAC --env {robot}-medium-v2", seed=seed)
+    assert "NOT ALL METHODS" not in report(tmp_path)[0]
+    for robot in ("hopper", "walker2d"):
+        write_run(tmp_path, f"--policy IQL --env {robot}-medium-v2")
+    assert "NOT ALL METHODS" in report(tmp_path)[0]
+
+
+def test_the_least_loss_is_bold_only_where_runs_are_as_long(tmp_path):
+    write_run(tmp_path, scores=[0.1] * 20)
+    write_run(tmp_path, "--policy IQL --env hopper-medium-v2", scores=[0.2] * 20)
+    write_columns(
+        write_run(tmp_path, "--policy DMPO --env hopper-medium-v2", scores=[0.3] * 20),
+        {"step": range(1, 21), "score_mean": [0.3] * 20, "critic_loss": [1.0] * 20},
+    )
+    losses = report(tmp_path)[0].partition("## Accumulated critic loss")[2]
+    assert "**20 (1)**" in losses
+    write_run(tmp_path, "--policy IQL --env hopper-medium-v2", seed=2, scores=[0.2] * 10)
+    losses = report(tmp_path)[0].partition("## Accumulated critic loss")[2]
+    assert "20 (1)" in losses and "**" not in losses
+
+
+def test_a_pair_of_probabilities_adds_up_with_its_intervals(tmp_path):
+    rng = np.random.default_rng(0)
+    for policy in ("AWAC", "IQL"):
+        for seed in range(3):
+            scores = [float(rng.random())]
+            write_run(
+                tmp_path, f"--policy {policy} --env hopper-medium-v2", scores=scores, seed=seed
+            )
+    table = report(tmp_path)[0].partition("## Probability of improvement")[2].partition("##")[0]
+    cells = re.findall(r"(\d\.\d\d) \((\d\.\d\d) to (\d\.\d\d)\)", table)
+    (p, low, high), (q, other_low, other_high) = (map(float, cell) for cell in cells)
+    assert (p + q, low + other_high, high + other_low) == pytest.approx((1, 1, 1), abs=0.011)
+
+
 def test_two_datasets_of_a_task_are_one_task_in_comparisons(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, scores=[0.5], seed=seed, sha256="a" * 64)
