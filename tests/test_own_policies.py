@@ -68,7 +68,7 @@ class WithTemperature(Own):
 
 @pytest.fixture
 def add(monkeypatch):
-    """Adds a policy as README's "Change it" says."""
+    """Adds a policy as CONTRIBUTING.md says."""
 
     def add(policy, hyperparameters=Hyperparameters):
         module = ModuleType("Own")
