@@ -41,10 +41,12 @@ def option_settings(options: Options) -> Settings:
     it: for the others, more steps continue the run.
     """
     run = options.run
+    # Gymnasium's name of a task has a prefix.
+    env = run.env.removeprefix("d4rl/") if run.backend == "d4rl_tasks" else run.env
     settings = {
-        **{name: getattr(run, name) for name in ("policy", "env", "backend", "seed")},
-        "env": run.env.removeprefix("d4rl/"),  # gymnasium's name of the same task
-        **{name: getattr(run, name) for name in ("batch_size", "normalize")},
+        "policy": run.policy,
+        "env": env,
+        **{name: getattr(run, name) for name in ("backend", "seed", "batch_size", "normalize")},
         **dataclasses.asdict(options.hyperparameters),
     }
     if policy_class(run.policy).depends_on_train_steps:
