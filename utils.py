@@ -167,13 +167,22 @@ class MLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(..., I) each -> (..., output_dim)."""
-        rest = list(self.rest)
-        # Other layers, which somebody may put there, run in PyTorch, which takes any.
-        is_plain = [type(one) for one in rest] == [nn.ReLU, nn.Linear] * (len(rest) // 2)
-        if is_plain and products.applies_to(inputs[0]):
-            linears = [self.first, *(one for one in rest if isinstance(one, nn.Linear))]
+        if products.applies_to(inputs[0]) and self._is_plain():
+            linears = [one for one in (self.first, *self.rest) if isinstance(one, nn.Linear)]
             return products.mlp(linears, inputs)
         return self.rest(self.first(*inputs))
+
+    def _is_plain(self) -> bool:
+        """Whether nobody has put other layers or hooks there: PyTorch runs those."""
+        rest = list(self.rest)
+        if [type(one) for one in rest] != [nn.ReLU, nn.Linear] * (len(rest) // 2):
+            return False
+        return not any(map(_has_hooks, (self.first, self.rest, *rest)))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _activation(size: int, layer_norm: bool) -> list[nn.Module]:
@@ -400,7 +409,8 @@ class Policy:
     """Base class of the policies: it counts, samples, and saves; they `update` and `act`.
 
     Networks, targets, optimisers and schedules are attributes, or stand in lists or dicts that
-    are; `state_dict` finds them there.
+    are; `state_dict` finds them there. For steps to be compiled or captured, `update` may look at
+    `total_it` only as `total_it % policy_freq`, with `policy_freq` a hyperparameter.
 
     Args:
         spec: sizes, bounds and length of the run.

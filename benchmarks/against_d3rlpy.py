@@ -46,7 +46,6 @@ BATCH_SIZE = 256
 LEARNING_RATE = 3e-4
 DISCOUNT = 0.99
 TAU = 0.005
-HIDDEN = 256, 256
 EXPECTILE = 0.9
 SCALE = 0.3  # d3rlpy's `weight_temp` (its default is 3) and 1 / `lam` (its default is 1)
 VALUE_SAMPLES = 5

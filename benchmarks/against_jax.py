@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.train_step import make_buffer, seconds
+from benchmarks.train_step import make_buffer, refuse, seconds
 from d4rl_tasks.command_line import Parser
 from speed.compiled import CompiledTraining
 from utils import MLP, Batch, Policy, ReplayBuffer, RunSpec
@@ -274,7 +274,7 @@ def training_of_ours(name: str, is_compiled: bool) -> Callable[[], object]:
     policy, buffer = make_ours(name), make_buffer(STATE_DIM, ACTION_DIM)
     if not is_compiled:
         return lambda: policy.train(buffer, BATCH_SIZE)
-    training = CompiledTraining(policy, buffer, BATCH_SIZE)
+    training = CompiledTraining(policy, buffer, BATCH_SIZE, refuse)
     return lambda: training(1)
 
 

@@ -26,13 +26,17 @@ from experiment.losses import LossLog
 from experiment.options import POLICIES
 from experiment.progress import Progress
 from experiment.results import Results
+from speed.compiled import CompiledTraining
+from speed.cuda_graphs import CapturedTraining
 from utils import Policy
 
 TASK = "walker2d-medium-v2"
 # What is timed, by the part of a run that it belongs to; "run" is the whole.
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "run": [(main_training.Training, "train")],
-    "train steps": [(Policy, "train")],
+    "train steps": [
+        *((Policy, "train"), (CompiledTraining, "__call__"), (CapturedTraining, "__call__")),
+    ],
     "physics": [(LockstepVectorEnv, "step"), (LockstepVectorEnv, "reset")],
     "actions": [(Policy, "select_action")],
     "losses": [(LossLog, "add"), (LossLog, "read")],
@@ -49,16 +53,20 @@ EXPECTED = ("train steps", "physics", "actions")
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float]) -> Iterator[None]:
-    """Add the time of every part to `seconds` while this is open."""
+    """Add each part's time, without that of the parts within it, to `seconds` meanwhile."""
+    nested = [0.0]  # of the calls that are open, the time of the parts within
 
     def wrap(part: str, function: Callable) -> Callable:
         @functools.wraps(function)
         def call(*arguments, **options):
             start = time.perf_counter()
+            nested.append(0.0)
             try:
                 return function(*arguments, **options)
             finally:
-                seconds[part] += time.perf_counter() - start
+                whole = time.perf_counter() - start
+                seconds[part] += whole - nested.pop()
+                nested[-1] += whole
 
         return call
 
@@ -86,8 +94,8 @@ def measure(policy: str, steps: int, folder: Path, transitions: int = 20_000) ->
         code = main_training.main([*argv, "--max_timesteps", str(steps)])
     if code:
         raise SystemExit(code)
-    whole = seconds.pop("run")
-    return dict(seconds) | {"rest": whole - sum(seconds.values())}
+    rest = seconds.pop("run")
+    return dict(seconds) | {"rest": rest}
 
 
 def table(seconds: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from d4rl_tasks import load_dataset
 from d4rl_tasks.command_line import Parser
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--env", default="walker2d-expert-v2")
     parser.add_argument("--policy", default="DMPO")
     arguments = parser.parse_args()
+    load_dataset(arguments.env, "synthetic")  # generated before, if it has to be
     options = ["--env", arguments.env, "--policy", arguments.policy, "--source", "synthetic"]
     imports, totals = zip(*(start_up(options) for _ in range(RUNS)), strict=True)
     print(f"imports          {min(imports):.1f} to {max(imports):.1f} s")

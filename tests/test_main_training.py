@@ -28,6 +28,7 @@ import d4rl_tasks
 import main_training
 from d4rl_tasks.synthetic.generate import generate
 from experiment.errors import DivergedError
+from experiment.evaluation import Outcome
 from experiment.models import check_finite
 from experiment.options import POLICIES
 from main_training import main
@@ -213,12 +214,49 @@ def test_results_go_where_the_user_says(hopper):
     assert not Path("results").exists()
 
 
-def test_the_best_model_is_kept(hopper):
-    assert main(run_command(hopper, "--save_best", steps=60)) == 0
-    scores = [float(row["score_mean"]) for row in rows_of()]
-    best = networks_in(one_file("models/*.best.safetensors"))
-    last = networks_in(one_file("models/*_????????.safetensors"))
-    assert same_tensors(best, last) == (np.argmax(scores) == len(scores) - 1)
+def test_the_best_model_is_kept(hopper, monkeypatch):
+    scores, actors = iter([1.0, 3.0, 2.0]), []
+
+    def evaluate(policy, *arguments, **options):
+        actors.append({name: t.clone() for name, t in policy.actor.state_dict().items()})
+        return Outcome(np.zeros(2), np.full(2, next(scores)))
+
+    monkeypatch.setattr(main_training, "evaluate", evaluate)
+    assert main(run_command(hopper, "--save_best", steps=30)) == 0
+    assert len(actors) == 3 and not same_tensors(actors[0], actors[1])
+    assert same_tensors(networks_in(one_file("models/*.best.safetensors")), actors[1])
+    assert same_tensors(networks_in(one_file("models/*_????????.safetensors")), actors[2])
+
+
+def test_the_table_has_what_happened(hopper, monkeypatch):
+    losses, outcomes = [], []
+    evaluate = main_training.evaluate
+
+    def recorded(*arguments, **options):
+        outcomes.append(evaluate(*arguments, **options))
+        return outcomes[-1]
+
+    monkeypatch.setattr(main_training, "evaluate", recorded)
+    training = make_training(run_command(hopper, "--eval_episodes", "3", "--no_cuda_graph"))
+    train = training.policy.train
+
+    def train_and_record(*arguments):
+        losses.append(train(*arguments))
+        return losses[-1]
+
+    training.policy.train = train_and_record
+    training.train()
+    log = one_file("results/AWAC/*_critic_loss_log.txt").read_text().split()
+    for i, row in enumerate(rows_of()):
+        outcome, of_row = outcomes[i], losses[10 * i : 10 * i + 10]
+        expected = {"score": outcome.scores, "return": outcome.returns}
+        for name, values in expected.items():
+            assert float(row[f"{name}_mean"]) == pytest.approx(np.mean(values))
+            assert float(row[f"{name}_std"]) == pytest.approx(np.std(values))
+        for name in ("critic", "actor"):
+            means = np.mean([float(one[name]) for one in of_row if name in one])
+            assert float(row[f"{name}_loss"]) == pytest.approx(means)
+        assert float(log[i]) == pytest.approx(float(row["critic_loss"]))
 
 
 def test_as_a_user_types_it(hopper):

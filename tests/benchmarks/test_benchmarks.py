@@ -107,9 +107,10 @@ def test_a_step_in_jax_is_a_step_of_ours(name, monkeypatch):
         against_jax.check(against_jax.make_ours(name), buffer)
 
 
-def test_the_parts_of_a_run_add_up_and_are_timed_no_longer(tmp_path):
+@pytest.mark.parametrize("policy", ["IQL", "DMPO"])  # DMPO's figures play episodes
+def test_the_parts_of_a_run_add_up_and_are_timed_no_longer(tmp_path, policy):
     start = time.perf_counter()
-    seconds = run.measure("IQL", 60, tmp_path, transitions=300)
+    seconds = run.measure(policy, 60, tmp_path, transitions=300)
     whole = time.perf_counter() - start
     assert seconds.keys() == (run.PARTS.keys() - {"run"}) | {"rest"}
     assert all(0 < part < whole for part in seconds.values())

@@ -159,18 +159,3 @@ def test_pictures_of_several_environments_do_not_disturb_each_other(renderer):
         assert_right(name)
     for env in several.values():
         env.close()
-
-
-@pytest.mark.parametrize("kind", ["single", "vector"])
-def test_videos_of_several_environments(renderer, tmp_path, kind):
-    pytest.importorskip("moviepy")
-    for name in (NAME, "walker2d-expert-v2"):
-        if kind == "single":
-            env = wrappers.RecordVideo(d4rl_tasks.make(name, **SMALL), str(tmp_path / name))
-        else:
-            env = vector.RecordVideo(d4rl_tasks.make_vec(name, 2, **SMALL), str(tmp_path / name))
-        env.reset(seed=0)
-        for _ in range(5):
-            env.step(np.zeros(env.action_space.shape, np.float32))
-        env.close()
-        assert list((tmp_path / name).glob("*.mp4"))

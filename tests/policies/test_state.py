@@ -12,7 +12,7 @@ from helpers import ACTIONS, STATES, VARIANTS, make_buffer, make_policy, train
 
 from utils import MLP, Policy, RunSpec, adam, minimize
 
-CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
 
 def same(first, second):
@@ -108,7 +108,7 @@ def test_an_optimiser_of_a_network_that_is_not_saved_is_refused():
 
 def test_the_policy_of_the_guide_trains():
     """Users copy it, so it is run as it stands there."""
-    (block,) = re.findall(r"```python\n((?:(?!```).)*class MyPolicy.*?)```", CONTRIBUTING, re.DOTALL)
+    (block,) = re.findall(r"```python\n((?:(?!```).)*class MyPolicy.*?)```", GUIDE, re.DOTALL)
     module = {"__name__": "MyPolicy"}
     exec(compile(block, "CONTRIBUTING.md", "exec"), module)
     hyperparameters = module["Hyperparameters"](hidden=(32, 32), learning_rate=1e-2)

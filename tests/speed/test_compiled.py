@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from runs import make_training, networks_in, one_file, run_command, same_tensors
-from test_cuda_graphs import counters_of, seeded_buffer, train_singly
+from test_cuda_graphs import counters_of, rates_of, seeded_buffer, train_singly
 from test_speed_properties import POLICIES, VARIANTS, make_policy
 
 from experiment.errors import StoppedError
@@ -28,6 +28,7 @@ def train_compiled(policy, make_step):
 
 def assert_trained_alike(policy, other, losses, expected):
     assert policy.total_it == other.total_it
+    assert rates_of(policy) == pytest.approx(rates_of(other))
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
     ours, theirs = [torch.cat([t.flatten() for t in tensors_of(one)]) for one in (policy, other)]
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
@@ -38,6 +39,7 @@ class SimulatedStep:
 
     def __init__(self, policy, train, tensors, batch):
         self.policy, self.train, self.count = policy, train, len(tensors)
+        self.total_it = policy.total_it
         train(batch)
 
     def __call__(self, tensors, batch):
@@ -45,6 +47,7 @@ class SimulatedStep:
         own = {t.data_ptr() for t in tensors_of(self.policy)}
         assert {t.data_ptr() for t in tensors} == own
         total_it, schedules, rates = counters_of(self.policy)
+        self.policy.total_it = self.total_it
         losses = self.train(batch)
         self.policy.total_it = total_it
         for schedule, state in schedules:

@@ -147,7 +147,7 @@ class SimulatedUnit:
     """Does without a GPU what a graph does: captured, Python runs; replayed, the kernels run."""
 
     def __init__(self, policy, run, generator, stream):
-        self.policy, self.run = policy, run
+        self.policy, self.run, self.total_it = policy, run, policy.total_it
         saved = [tensor.clone() for tensor in tensors_of(policy)]
         draws, noise = generator.get_state(), torch.get_rng_state()
         run()
@@ -158,6 +158,7 @@ class SimulatedUnit:
 
     def replay(self):
         total_it, schedules, rates = counters_of(self.policy)
+        self.policy.total_it = self.total_it  # a number is what it was when captured
         losses = self.run()
         self.policy.total_it = total_it
         for schedule, state in schedules:
@@ -196,6 +197,13 @@ def train_singly(policy, steps=21, batch_size=32):
     return run(policy, seeded_buffer(), steps, batch_size)
 
 
+def rates_of(policy):
+    """What the schedules of a policy have come to."""
+    schedules = schedules_of(policy)
+    groups = [group for one in schedules for group in one.optimizer.param_groups]
+    return [one.last_epoch for one in schedules] + [float(group["lr"]) for group in groups]
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_units_that_agree_are_kept(name, options):
     single, policy = make_policy(name, **options), make_policy(name, **options)
@@ -203,6 +211,7 @@ def test_units_that_agree_are_kept(name, options):
     torch.manual_seed(1)
     losses, sizes, notes = train_simulated(policy)
     assert notes == [] and policy.total_it == 21
+    assert rates_of(policy) == rates_of(single)
     unit = getattr(policy.hp, "policy_freq", 1)
     assert sizes[: 3 * unit] == [1] * (3 * unit) and set(sizes[3 * unit : -1]) == {unit}
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
@@ -265,6 +274,60 @@ def test_a_unit_that_fails_or_differs_falls_back_to_single_steps(name, unit):
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
 
 
+class WithASchedule(type(make_policy("AWAC"))):
+    """AWAC whose actor has a schedule that makes each rate of the last one."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.actor_optimizer, 0.9)
+        self.error = torch.nn.MSELoss()  # has no parameters
+
+    def update(self, batch):
+        losses = super().update(batch)
+        self.schedule.step()
+        return losses
+
+
+class Anneals(WithASchedule):
+    """Looks at the count of steps itself."""
+
+    def update(self, batch):
+        share = min(1.0, self.total_it / 100)
+        return {name: share * loss for name, loss in super().update(batch).items()}
+
+
+class HasAnotherFrequency(WithASchedule):
+    def update(self, batch):
+        losses = super().update(batch)
+        return losses if self.total_it % 4 == 0 else losses | {"other": losses["critic"]}
+
+
+def like_awac(kind):
+    template = make_policy("AWAC")
+    torch.manual_seed(0)
+    return kind(RunSpec(17, 6), template.hp)
+
+
+def test_a_schedule_of_ones_own_counts_each_step_once():
+    single, policy = like_awac(WithASchedule), like_awac(WithASchedule)
+    expected = train_singly(single)
+    torch.manual_seed(1)
+    losses, _, notes = train_simulated(policy)
+    assert notes == [] and rates_of(policy) == pytest.approx(rates_of(single))
+    assert rates_of(policy) == [21, pytest.approx(3e-4 * 0.9**21)]
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Anneals, HasAnotherFrequency])
+def test_a_policy_that_looks_at_the_count_of_steps_trains_step_by_step(kind):
+    single, policy = like_awac(kind), like_awac(kind)
+    expected = train_singly(single)
+    torch.manual_seed(1)
+    losses, _, notes = train_simulated(policy)
+    assert len(notes) == 1 and "a step depends on total_it" in notes[0]
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+
+
 # With a GPU
 
 
@@ -284,8 +347,12 @@ def test_captured_steps_are_the_steps_one_by_one(name, options):
     expected = run(policy, buffer, 21)
     policy, buffer = cuda_policy(name, options), make_buffer(device="cuda")
     torch.manual_seed(1)
-    captured, done = CapturedTraining(policy, buffer, 32), []
+    notes, done, sizes = [], [], set()
+    captured = CapturedTraining(policy, buffer, 32, notes.append)
     while len(done) < 21:
-        done += captured(21 - len(done))
-    assert policy.total_it == 21
+        losses = captured(21 - len(done))
+        sizes.add(len(losses))
+        done += losses
+    assert policy.total_it == 21 and notes == []
+    assert captured._made and captured.cycle in sizes
     torch.testing.assert_close(done, expected, rtol=3e-3, atol=1e-3)

@@ -82,7 +82,8 @@ def make_policy(name, seed=0, width=32, **options):
     module = importlib.import_module(name)
     hidden = (width,) * (3 if name == "DMPO_ant" else 2)
     hyperparameters = module.Hyperparameters(hidden=hidden, **options)
-    return getattr(module, name)(RunSpec(STATES, ACTIONS), hyperparameters)
+    # So short that IQL's learning rate falls within a test.
+    return getattr(module, name)(RunSpec(STATES, ACTIONS, train_steps=60), hyperparameters)
 
 
 def make_buffer(count=500, device="cpu"):
@@ -113,8 +114,9 @@ LIBRARIES = get_args(products.Library)
 
 @pytest.fixture(params=LIBRARIES)
 def library(request, monkeypatch):
-    """The library of matrix products, for one test."""
+    """The library of matrix products, for one test, of small ones too."""
     monkeypatch.setattr(products, "_library", request.param)
+    monkeypatch.setattr(products, "FEW_MULTIPLICATIONS", 0)
 
 
 @pytest.mark.usefixtures("library")
@@ -296,6 +298,19 @@ def test_a_network_works_under_transforms_of_functions():
     jacobian = torch.func.vmap(torch.func.jacrev(network))(x)
     (expected,) = torch.autograd.grad(network(x.requires_grad_()).sum(), x)
     torch.testing.assert_close(jacobian.sum(1), expected)
+
+
+def test_hooks_on_layers_run_and_change_what_they_change():
+    torch.manual_seed(0)
+    network, x = MLP([3], (8,), 2), torch.randn(5, 3)
+    seen = []
+    network.rest[0].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    network(x)
+    assert len(seen) == 1
+    network = MLP([3], (8,), 2)
+    nn.utils.spectral_norm(network.first)
+    network(x).sum().backward()
+    assert network.first.weight_orig.grad is not None
 
 
 def test_layers_replaced_later_are_used():
