@@ -6,7 +6,7 @@ import torch
 from helpers import is_finite
 
 from experiment.options import POLICIES, policy_module
-from utils import ReplayBuffer, RunSpec, advantage_weight
+from utils import ReplayBuffer, RunSpec
 
 STATES, ACTIONS, COUNT, STEPS = 4, 2, 200, 200
 BATCH = 32
@@ -32,6 +32,8 @@ def edge_data(kind):
         data["terminals"] = (np.arange(COUNT) == COUNT - 1).astype(np.float32)
     elif kind == "one distinct state":
         data["states"][:] = data["next_states"][:] = [0.1, -3.0, 1000.0, 0.0]
+    elif kind == "one distinct transition":
+        data = {name: np.repeat(column[:1], COUNT, axis=0) for name, column in data.items()}
     elif kind == "actions at the bounds":
         data["actions"] = np.sign(data["actions"])
     elif kind == "rewards of 1e6":
@@ -70,7 +72,7 @@ def check_training(policy, buffer):
 @pytest.mark.parametrize(
     "kind",
     [
-        *("constant rewards", "one episode", "one distinct state"),
+        *("constant rewards", "one episode", "one distinct state", "one distinct transition"),
         *("actions at the bounds", "rewards of 1e6"),
     ],
 )
@@ -101,10 +103,3 @@ def test_a_coordinate_that_never_changes_becomes_zero():
     np.testing.assert_allclose(mean, data["states"][0], rtol=1e-6)
     np.testing.assert_allclose(std, 1e-3, rtol=1e-6)
     assert buffer.sample(50).state.abs().max() < 0.1
-
-
-@pytest.mark.parametrize("weight_type", ["", "adapt", "raw"])
-def test_equal_advantages_weigh_one(weight_type):
-    for value in (0.0, -1e30, 1e30):
-        weight = advantage_weight(torch.full((8,), value), 10.0, weight_type)
-        torch.testing.assert_close(weight, torch.ones(8))
