@@ -343,9 +343,15 @@ def start(code, **environment):
 
 def test_six_processes_generate_one_dataset(folder):
     code = (
+        "import os, pathlib, time\n"
         "from d4rl_tasks.synthetic import generate as module\n"
-        "real = module.generate\n"
-        "module.generate = lambda name, out: real(name, out, transitions=1500)\n"
+        "real, here = module.generate, pathlib.Path(os.environ['D4RL_DATASET_DIR'])\n"
+        "def generate(name, out):\n"
+        "    while len(list(here.glob('started*'))) < 6:\n"
+        "        time.sleep(0.1)\n"
+        "    real(name, out, transitions=1500)\n"
+        "module.generate = generate\n"
+        "(here / f'started{os.getpid()}').touch()\n"
         "print(load_dataset('hopper-medium-v2', 'synthetic').sha256)"
     )
     outputs = [process.communicate(timeout=120) for process in [start(code) for _ in range(6)]]
