@@ -37,8 +37,8 @@ def _one_line(
     elif isinstance(error, (MemoryError, ImportError)) or getattr(error, "errno", None) in _LIMITS:
         reason = (
             f"the program cannot be loaded ({' '.join(str(error).split()) or 'out of memory'}): "
-            "raise the limits of memory and open files (ulimit -v, ulimit -n), or install "
-            "requirements.txt anew"
+            "raise the limits of memory and open files (ulimit -v, ulimit -n), or reinstall the "
+            "packages: pip install --force-reinstall -r requirements.txt"
         )
     else:
         sys.__excepthook__(kind, error, traceback)
