@@ -70,6 +70,11 @@ class Task:
     name: str
     groups: list[Group]
 
+    @property
+    def has_one_length(self) -> bool:
+        """Whether all runs have as many train steps."""
+        return len({steps for group in self.groups for steps in group.train_steps}) == 1
+
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Put runs with equal settings except the seed together, in order of tasks and methods."""
@@ -123,8 +128,8 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
             if run.overestimates
         ]
     for task in make_tasks(groups):
-        lengths = {group.method: group.train_steps for group in task.groups}
-        if len({step for steps in lengths.values() for step in steps}) > 1:
+        if not task.has_one_length:
+            lengths = {group.method: group.train_steps for group in task.groups}
             listed = ", ".join(f"{name} {_listed(steps)}" for name, steps in lengths.items())
             notes.append(f"{task.name}: trained for different numbers of steps: {listed}")
         elif len({run.averaged_steps for group in task.groups for run in group.runs}) > 1:

@@ -82,7 +82,7 @@ def make_tables(groups: Sequence[Group]) -> list[Table]:
         lambda run: run.critic_loss_sum,
         loss_text,
         min,
-        is_fair=lambda task: len({n for group in task.groups for n in group.train_steps}) == 1,
+        is_fair=lambda task: task.has_one_length,
     )
     return [
         by_method("Scores", note, tasks, lambda run: run.final_score, score_text, max),

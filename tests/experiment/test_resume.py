@@ -326,21 +326,14 @@ def test_running_out_of_memory_on_resuming_says_so_and_keeps_the_checkpoint(hopp
     assert one_file(CHECKPOINT).read_bytes() == before
 
 
-def test_a_second_process_is_refused(hopper, capsys):
+@pytest.mark.parametrize("folder", ["results", "elsewhere"])
+def test_a_second_process_is_refused(hopper, capsys, folder):
     assert main(command(hopper)) == 0
     run = one_file("results/AWAC/*.json").stem
-    with Results(Path("results"), "AWAC", run).locked():
+    with Results(Path(folder), "AWAC", run).locked():
         assert main(command(hopper)) == 2
     assert f"another process is running {run}" in capsys.readouterr().err.splitlines()[-1]
     assert main(command(hopper)) == 0
-
-
-def test_a_process_with_another_results_folder_is_refused(hopper, capsys):
-    assert main(command(hopper)) == 0
-    run = one_file("results/AWAC/*.json").stem
-    with Results(Path("elsewhere"), "AWAC", run).locked():
-        assert main(command(hopper)) == 2
-    assert f"another process is running {run}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_how_a_finished_run_goes_on_is_said(hopper, capsys):
