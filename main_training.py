@@ -225,8 +225,6 @@ class Training:
             return figures_of_run(self.results.config_path, model, self.options.seed)
         except ModuleNotFoundError:
             return {}
-        except StoppedError:
-            raise
         except Exception as error:  # the run is done: none of its pictures may fail it
             print(f"warning: no figures are logged: {printable(error)}", file=sys.stderr)
             return {}

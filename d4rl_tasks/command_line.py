@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from d4rl_tasks.errors import UserError
+from d4rl_tasks.errors import Interruption, UserError
 
 
 def printable(text: object) -> str:
@@ -112,8 +112,11 @@ def run_program(function: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Interruption as error:
+        print(printable(error), file=sys.stderr)
+        return error.exit_code
     except UserError as error:
-        print(f"{error.prefix}{printable(error)}", file=sys.stderr)
+        fail(error)
         return error.exit_code
     except OSError as error:
         return fail(error)

@@ -9,11 +9,19 @@ class UserError(Exception):
 
     Attributes:
         exit_code: of a program that ends by it.
-        prefix: stands before the message on stderr.
     """
 
     exit_code = 2
-    prefix = "error: "
+
+
+class Interruption(BaseException):
+    """A program is asked to end: no handler of errors may keep it from that.
+
+    Attributes:
+        exit_code: of the program.
+    """
+
+    exit_code = 1
 
 
 class D4RLTaskError(UserError):
@@ -34,7 +42,7 @@ def foreign_errors(explain: Callable[[str], D4RLTaskError]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:  # ours already, or a signal's
+    except D4RLTaskError:
         raise
     except Exception as error:
         raise explain(reason_of(error)) from error

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from d4rl_tasks.errors import UserError
+from d4rl_tasks.errors import Interruption, UserError
 
 
 class RunError(UserError):
@@ -18,14 +18,12 @@ class DivergedError(UserError):
     exit_code = 1
 
 
-class StoppedError(UserError):
+class StoppedError(Interruption):
     """A signal asked the run to stop, which is not an error.
 
     Attributes:
         exit_code: 128 and the signal's number, as shells have it.
     """
-
-    prefix = ""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

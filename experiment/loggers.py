@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from d4rl_tasks.command_line import printable
-from experiment.errors import RunError, StoppedError
+from experiment.errors import RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +76,6 @@ class TolerantLogger:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except StoppedError:
-            raise
         except Exception as error:  # a full disk, a network that is down, the library's own
             name = type(self._logger).__name__.removesuffix("Logger")
             print(f"warning: {name} logs nothing more: {printable(error)}", file=sys.stderr)
