@@ -131,7 +131,7 @@ class Job:
 
     @property
     def identity(self) -> tuple:
-        """What no two runs of a grid may share, as they would write the same files."""
+        """No two runs of a grid may share this: they would write the same files."""
         run = self.options.run
         return self.settings, run.source, run.load_model, run.name
 
@@ -176,8 +176,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--paper",
         action="store_true",
-        help=f"the paper's experiment: all policies, DMPO and DMPO_ant with and without "
-        f"--info-reg, {len(PAPER_ENVS)} tasks, seeds {PAPER_SEEDS}",
+        help=f"all policies on the paper's {len(PAPER_ENVS)} tasks, DMPO and DMPO_ant with and "
+        f"without --info-reg, seeds {PAPER_SEEDS}",
     )
     parser.add_argument("--address", help="of a Ray cluster, or auto (default: this machine)")
     parser.add_argument(

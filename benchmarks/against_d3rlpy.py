@@ -123,7 +123,7 @@ def make_theirs(algorithm: str, keep_entropy: bool, data: Data, steps: int):
 
     Args:
         keep_entropy: leave AWAC's critic as it is: its targets, inherited from SAC, hold the
-            policy's entropy with a temperature of 1, which is no part of AWAC.
+            policy's entropy with a temperature of 1, which is not part of AWAC.
     """
     common = {
         "batch_size": BATCH_SIZE,

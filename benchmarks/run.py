@@ -31,7 +31,7 @@ from speed.cuda_graphs import CapturedTraining
 from utils import Policy
 
 TASK = "walker2d-medium-v2"
-# What is timed, by the part of a run that it belongs to; "run" is the whole.
+# The functions that are timed, by the part of a run that they belong to; "run" is the whole.
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "run": [(main_training.Training, "train")],
     "train steps": [
@@ -99,12 +99,12 @@ def measure(policy: str, steps: int, folder: Path, transitions: int = 20_000) ->
 
 
 def table(seconds: dict[str, float]) -> str:
-    """A Markdown table of the parts, and what all but the expected ones amount to."""
+    """A Markdown table of the parts, and the share of the unexpected ones."""
     total = sum(seconds.values())
     lines = ["| part | seconds | share |", "|---|---|---|"]
     lines += [f"| {part} | {time:.1f} | {time / total:.1%} |" for part, time in seconds.items()]
     others = sum(time for part, time in seconds.items() if part not in EXPECTED) / total
-    return "\n".join([*lines, "", f"all but {', '.join(EXPECTED)}: {others:.1%}"])
+    return "\n".join([*lines, "", f"except {', '.join(EXPECTED)}: {others:.1%}"])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What each policy makes of two equally good actions.
+"""How does each policy act where two actions are equally good?
 
     python -m benchmarks.two_modes [--steps 5000] [--out docs]
 
@@ -82,7 +82,7 @@ def draw(actions: dict[str, np.ndarray]) -> Figure:
             share = near_modes(chosen).any(axis=1).mean()
             axes.set(title=f"{name}: {share:.0%} at a mode", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
             axes.set_aspect("equal")
-        figure.supxlabel("action, first coordinate", fontsize=9)
+        figure.supxlabel("action, first coordinate (grey: the data's)", fontsize=9)
         figure.supylabel("action, second coordinate", fontsize=9)
     return figure
 

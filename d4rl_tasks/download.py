@@ -47,7 +47,7 @@ def matching_tasks(patterns: list[str]) -> list[Task]:
 
 
 def status(task: Task, checksum_of: Callable[[Path], Checksum] = file_checksum) -> str:
-    """What is in the dataset folder: "missing", "verified", "older edition", "WRONG" or "present".
+    """A file's state: "missing", "verified", "older edition", "WRONG" or "present".
 
     A file whose checksum nobody recorded is "present".
 

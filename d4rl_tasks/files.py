@@ -265,7 +265,7 @@ def write_note(path: Path, content: Checksum, origin: str) -> None:
 
 @dataclass(frozen=True)
 class _Note:
-    """What a note says. All but the checksum is None in a note that `sha256sum` wrote."""
+    """The content of a note. All except the checksum is None in a note that `sha256sum` wrote."""
 
     sha256: str
     size: int | None

@@ -100,7 +100,9 @@ def read_rows(path: Path, task: Task, in_order: bool = False) -> Rows:
     cuts = _cuts(path, arrays, terminals, task)
     following = _following(path, arrays, observations, terminals | cuts)
     if following is None and cuts[:-1].all():
-        raise UnusableDatasetError(path, "holds no transition: all rows but the last are timeouts")
+        raise UnusableDatasetError(
+            path, "holds no transition: all rows except the last are timeouts"
+        )
     return Rows(
         observations=observations,
         actions=clip_actions(path, to_float32(path, "actions", arrays["actions"])),
@@ -275,7 +277,7 @@ def _check_finite(name: str | Path, key: str, values: np.ndarray) -> None:
 def _open(path: Path) -> Iterator[h5py.File]:
     with read_errors(path):
         open_regular(path).close()
-    # What h5py makes of HDF5's own errors depends on the part of the file that is damaged.
+    # h5py raises one of these, depending on which part of the file is damaged.
     try:
         with h5py.File(path, "r", locking=False) as file:  # reading needs no lock
             yield file
@@ -287,7 +289,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
 
 
 def _inside(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:
-    """What a path leads to, or None. No link on the way is followed out of the file.
+    """The object that a path leads to, or None. Links out of the file are not followed.
 
     It looks at links alone, one by one: h5py's own lookup would open the other file.
     """

@@ -1,8 +1,8 @@
 """MuJoCo 2.1's physics on today's MuJoCo.
 
 D4RL was recorded, and every published D4RL score was evaluated, on MuJoCo 2.1.0 or older. Today's
-MuJoCo moves the same robots differently, for three reasons, all in the model and none in the
-integrator:
+MuJoCo moves the same robots differently, for four reasons. Three are in the model, and this module
+undoes them:
 
 1. Capsule inertia. Until 2.1.1 the model compiler took the mass and inertia of a capsule (radius r,
    half-length h) to be those of a cylinder of radius r and half-length h + r/2; 2.1.2 made them
@@ -21,7 +21,7 @@ integrator:
 With these, one environment step from a recorded state agrees with MuJoCo 2.1.0 through mujoco-py to
 about 1e-12. Compare one step, not rollouts: contact-rich robots are chaotic, any rounding grows.
 
-A fourth difference cannot be undone in the model: up to 3.2.6 a sphere or capsule whose centre line
+The fourth cannot be undone in the model: up to 3.2.6 a sphere or capsule whose centre line
 is inside a box counts as one radius deep in it, since 3.2.7 as deep as it is. About two steps in a
 thousand of an ant walking in a maze get a leg so far into a wall. So the version pinned is 3.2.6.
 """

@@ -181,7 +181,7 @@ class Ant(Robot):
 
 
 class InMaze:
-    """What the robots in mazes have in common.
+    """The common part of the robots in mazes.
 
     Attributes:
         goal_radius: metres; within it the goal is reached.

@@ -41,7 +41,7 @@ class _InterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is known of a file before it comes.
+    """Facts about a file that are known before it arrives.
 
     Attributes:
         sizes: in bytes, of its editions; empty if unknown.
@@ -274,7 +274,7 @@ def _append(
 
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
-    """What comes of a body, as it comes.
+    """Chunks of a body as they arrive.
 
     Raises:
         _InterruptedError: the connection broke, or nothing came for a while.

@@ -48,7 +48,7 @@ class Checkpoints:
         """The newest file that is whole, and its content; None without any file.
 
         A damaged newest file is named on stderr and set aside, so that the next `write` does not
-        put it in the place of the good one.
+        put it in place of the good one.
 
         Raises:
             RunError: there are files, but none of them is whole or can be read.

@@ -34,7 +34,7 @@ class Normalizer:
 
 
 class Outcome(NamedTuple):
-    """What an evaluation has found of its N episodes: (N,) float64 each.
+    """The results of an evaluation's N episodes: (N,) float64 each.
 
     Attributes:
         returns: undiscounted.

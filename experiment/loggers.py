@@ -122,7 +122,7 @@ class WandbLogger:
     """Sends to Weights & Biases, or with WANDB_MODE=offline writes what `wandb sync` sends later.
 
     Args:
-        run_id: the same in all processes that carry on with one run.
+        run_id: the same in all processes that resume one run.
         config: the content of <run>.json.
         project: None takes $WANDB_PROJECT, or "dmpo".
         group: None puts the seeds of one experiment together.

@@ -31,7 +31,7 @@ def print_end(row: dict[str, float], path: Path) -> None:
 
 
 def print_finished(depends_on_train_steps: bool) -> None:
-    """Print that a run has been finished before, and how to go on."""
+    """Print that a run has been finished before, and how to continue it."""
     longer = "another --max_timesteps is a run of its own"
     if not depends_on_train_steps:
         longer = "a higher --max_timesteps continues it"

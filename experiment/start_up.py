@@ -1,4 +1,4 @@
-"""What the programs do before their other imports, which take seconds and much memory."""
+"""Runs before the programs' other imports, which take seconds and much memory."""
 
 import errno
 import os

@@ -21,7 +21,7 @@ class RunState:
     Attributes:
         losses: of the train steps since the last evaluation.
         evaluation_due: the last train step has not been evaluated yet.
-        run_id: the same in all processes that carry on with one run.
+        run_id: the same in all processes that resume one run.
 
     Raises:
         RunError: a part of the policy cannot be saved.

@@ -1,1 +1,1 @@
-"""Reports of finished runs and trained models; no part of training imports them."""
+"""Reports of finished runs and trained models; training does not import them."""

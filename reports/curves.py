@@ -54,12 +54,12 @@ def _column(name: str) -> Callable[[Run], np.ndarray]:
 
 
 QUANTITIES = {
-    "learning_curves": Quantity("normalised score x 100", lambda run: run.scores, is_shared=True),
+    "learning_curves": Quantity("score x 100", lambda run: run.scores, is_shared=True),
     "critic_loss": Quantity(
         "critic loss (squared TD error)", lambda run: run.critic_loss, is_log=True
     ),
     "critic_loss_accumulated": Quantity(
-        "critic loss, summed over steps", lambda run: run.accumulated_critic_loss, from_zero=True
+        "summed critic loss", lambda run: run.accumulated_critic_loss, is_log=True
     ),
 }
 LIMITS = (

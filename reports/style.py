@@ -48,22 +48,28 @@ class Style:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, Style]:
-    """A style for each method; the first method of a policy has the policy's colour."""
-    own: dict[str, str] = {}
+    """A style for each method.
+
+    The first method of a policy has the policy's own, the same in all figures, and the others
+    have styles of no policy.
+    """
+    places: dict[str, int] = {}
+    further = itertools.count(len(POLICIES))
     for method in methods:
-        colour = policy_colour(method.partition(" ")[0])
-        if colour and colour not in own.values():
-            own[method] = colour
-    others = itertools.cycle([c for c in PALETTE if c not in own.values()] or PALETTE)
+        policy = method.partition(" ")[0]
+        place = POLICIES.index(policy) if policy in POLICIES else None
+        if place is None or place in places.values():
+            place = next(further)
+        places[method] = place
     step = (WIDEST - THINNEST) / max(len(methods) - 1, 1)
     return {
         method: Style(
-            own.get(method) or next(others),
-            DASHES[index % len(DASHES)],
-            MARKERS[index % len(MARKERS)],
+            PALETTE[place % len(PALETTE)],
+            DASHES[place % len(DASHES)],
+            MARKERS[place % len(MARKERS)],
             WIDEST - step * index,
         )
-        for index, method in enumerate(methods)
+        for index, (method, place) in enumerate(places.items())
     }
 
 
@@ -77,7 +83,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def policy_colour(policy: str) -> str | None:
-    """A policy's own colour, the same in all figures; None for a name that is no policy's."""
+    """A policy's own colour, the same in all figures; None for a name that is not a policy's."""
     return PALETTE[POLICIES.index(policy) % len(PALETTE)] if policy in POLICIES else None
 
 

@@ -47,9 +47,9 @@ class Table:
 EMPTY = Cell("", "")
 OVERESTIMATES = "†"
 SCORE_NOTE = (
-    f"Normalised score x 100: the mean of a run's last {LAST_EVALUATIONS} evaluations (of all, if "
-    "there are fewer), then mean ± standard deviation over the seeds (number of seeds). The best "
-    "of a task is bold."
+    f"Score x 100 (D4RL's normalised score, OGBench's success rate): the mean of a run's last "
+    f"{LAST_EVALUATIONS} evaluations (of all, if there are fewer), then mean ± standard deviation "
+    "over the seeds (number of seeds). The best of a task is bold."
 )
 OVERESTIMATES_NOTE = (
     f" {OVERESTIMATES}: in a run the mean value of the policy's actions rose above any return that "

@@ -1,4 +1,4 @@
-"""What faster train steps share: they check themselves against the steps that they replace."""
+"""Shared by the faster train steps: they check themselves against the steps that they replace."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class CheckedTraining:
         return [self.replay_buffer.generator, torch.cuda.default_generators[index]]
 
     def _difference(self, before: State, after: State) -> str | None:
-        """What of the policy the faster steps have left elsewhere than the steps one by one."""
+        """The parts of the policy that differ after the faster steps."""
         now = self.policy.state_dict()
         for name, network in self.policy.networks().items():
             if not network.state_dict():

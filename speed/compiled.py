@@ -153,7 +153,7 @@ def _(steps: list[Tensor], beta1: float, beta2: float) -> Tensor:
 
 
 def _replacements() -> dict[Any, Callable]:
-    """What the trace of a step has in place of operators that the compiler cannot take."""
+    """Replaces operators that the compiler cannot take in the trace of a step."""
     adam = torch.ops.aten._fused_adam_
     table: dict[Any, Callable] = {adam.default: _fused_adam, adam.tensor_lr: _fused_adam}
     if products.has_onednn():

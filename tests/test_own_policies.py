@@ -1,4 +1,4 @@
-"""What a researcher writes beside the six policies runs, or is refused in one line at the start."""
+"""Policies that a researcher adds to the six run, or are refused in one line at the start."""
 
 import sys
 from dataclasses import dataclass, make_dataclass

@@ -64,7 +64,7 @@ def _record(dataset: str, transitions: int, seed: int) -> Row:
     arrays = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     for key in ("observations", "actions"):
         arrays[key] = arrays[key].astype(np.float32)
-    # The last row of an episode is no transition: it holds the last observation.
+    # The last row of an episode is not a transition: it holds the last observation.
     ends = np.arange(len(rows)) % (EPISODE_STEPS + 1) == EPISODE_STEPS
     return arrays | {"terminals": ends, "synthetic": np.array(True)}
 

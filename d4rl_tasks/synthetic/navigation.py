@@ -103,7 +103,7 @@ class WaypointController:
 
     An action is 10 (waypoint - position) - velocity, clipped, as in D4RL's controller
     (`pointmaze/waypoint_controller.py`). Waypoints are the path's cells, each shifted by
-    -U(0, 0.2) along both axes, then the goal. Goals are drawn from all free cells but the ball's.
+    -U(0, 0.2) along both axes, then the goal. Goals are drawn from the other free cells.
     A ball gets a new goal when it arrives, or after the task's time limit.
 
     Args:

@@ -219,7 +219,7 @@ def test_without_ogbench_one_line_says_so(monkeypatch):
 
 
 def played_alone(name, seed, actions):
-    """What the environment itself does, seeded from the outside."""
+    """The environment's own rollout, seeded from the outside."""
     environment = ogbench_tasks.make(name)
     np.random.seed(seed)  # noqa: NPY002 (that is what these environments draw from)
     environment.unwrapped.action_space.seed(seed)

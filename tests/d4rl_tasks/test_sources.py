@@ -1,6 +1,6 @@
 """Files with recorded checksums, from servers on the loopback address that stand for each source.
 
-What the sources of the real files are is tested in `test_download.py`.
+`test_download.py` tests the sources of the real files.
 """
 
 import hashlib

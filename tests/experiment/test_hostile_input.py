@@ -52,7 +52,7 @@ values = st.one_of(
     st.floats().map(str),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
 )
-# What is accepted, so that most of a command line is, and something strange happens later.
+# Valid words: most of a command line is accepted, so that the strange part is met later.
 ACCEPTED = {
     "--policy": ["DMPO", "AWAC", "IQL", "mixAWAC", "LP_AWAC"],
     "--env": ["hopper-medium-v2", "hopper-expert-v0", "d4rl/hopper-medium-v2"],
@@ -98,7 +98,7 @@ def hopper(tmp_path_factory):
 
 
 def is_small(argv):
-    """Sizes that are allowed but would take gigabytes are no test of the messages."""
+    """Sizes that are allowed but would take gigabytes do not test the messages."""
     return not any(word.isdecimal() and 10_000 < float(word) <= 1e6 for word in argv)
 
 

@@ -68,7 +68,7 @@ def test_an_update_moves_what_it_should_and_nothing_else(
     }
     assert touched == reached
 
-    # What another update has left in .grad must stay as it is.
+    # Gradients that another update has left in .grad must stay as they are.
     own = {id(p) for group in getattr(policy, optimizer).param_groups for p in group["params"]}
     others = [parameter for _, parameter in trainable if id(parameter) not in own]
     for parameter in others:

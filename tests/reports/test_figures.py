@@ -1,6 +1,7 @@
 """The figures: what they average, how lines are told apart, and the files."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,9 +87,15 @@ def test_no_two_methods_look_alike(count):
     assert widths == sorted(widths, reverse=True)  # the later ones do not hide the earlier ones
 
 
-def test_a_policy_has_its_colour_in_all_reports():
+def test_a_policy_looks_the_same_in_all_reports():
     alone, among = styles_of(["AWAC"]), styles_of(["DMPO", "DMPO info-reg", "AWAC scale 3"])
-    assert alone["AWAC"].colour == among["AWAC scale 3"].colour
+    assert replace(alone["AWAC"], width=0) == replace(among["AWAC scale 3"], width=0)
+
+
+def test_a_variant_never_has_the_colour_of_another_policy():
+    styles = styles_of(["IQL", "IQL log_std state", "IQL scale 3"])
+    own = {styles_of([policy])[policy].colour for policy in POLICIES if policy != "IQL"}
+    assert not own & {style.colour for style in styles.values()}
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 30])

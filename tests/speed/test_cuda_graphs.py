@@ -1,4 +1,4 @@
-"""Train steps in units of `policy_freq`, as a GPU captures them; without a GPU all but that."""
+"""Train steps in units of `policy_freq`, as a GPU captures them; only the capture needs a GPU."""
 
 import copy
 import functools
@@ -198,7 +198,7 @@ def train_singly(policy, steps=21, batch_size=32):
 
 
 def rates_of(policy):
-    """What the schedules of a policy have come to."""
+    """The present values of a policy's schedules."""
     schedules = schedules_of(policy)
     groups = [group for one in schedules for group in one.optimizer.param_groups]
     return [one.last_epoch for one in schedules] + [float(group["lr"]) for group in groups]
