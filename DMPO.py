@@ -142,7 +142,7 @@ class DMPO(Policy):
         """w (|mu(s, z) - a|^2 + beta KL(q(z|s, a) || p(z|s))), batch mean, 0-d.
 
         z ~ q(z|s, a) by Gumbel-softmax; p(z|s) is the softmax of the components' values; w are the
-        advantage weights. This is the weighted variational lower bound of Osa et al. 2023.
+        advantage weights. This is the weighted variational lower bound of Osa et al. 2023, negated.
         """
         state, action = batch.state, batch.action
         with torch.no_grad():

@@ -144,9 +144,7 @@ class LP_AWAC(Policy):
         latent = self.latent_action(self.actor_target, batch.next_state)
         next_action = self.decode(batch.next_state, latent)
         next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
-        return (
-            batch.reward + self.hp.discount * batch.not_done * next_value - self.value(batch.state)
-        )
+        return td_target(batch, next_value, self.hp.discount) - self.value(batch.state)
 
     def latent_action(self, actor: MLP, state: Tensor) -> Tensor:
         """(B, S) -> (B, 2A) in [-max_latent_action, max_latent_action]."""

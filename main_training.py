@@ -36,8 +36,7 @@ from experiment.settings import describe_run, make_settings, run_name
 from experiment.signals import StopSignals
 from experiment.state import RunState
 from speed.checked import CheckedTraining
-from speed.compiled import CompiledTraining
-from speed.cuda_graphs import CapturedTraining
+from speed.faster import faster_training
 
 LOSS_CHECK_FREQ = 1_000  # train steps between looks at the losses
 
@@ -101,12 +100,7 @@ class Training:
     def _faster_training(self) -> CheckedTraining | None:
         run, note = self.options, self.progress.note
         parts = self.policy, self.buffer, run.batch_size, note
-        if self.policy.device.type == "cuda":
-            return None if run.no_cuda_graph else CapturedTraining(*parts)
-        if not run.compile:
-            return None
-        note("compiling the train steps takes up to a minute")
-        return CompiledTraining(*parts)
+        return faster_training(*parts, captures=not run.no_cuda_graph, compiles=run.compile)
 
     def _steps_until_due(self, step: int) -> int:
         """Train steps up to the next that something is due after, or to the last."""
@@ -188,6 +182,8 @@ class Training:
             print_configuration(self.config)
             return False
         self.state.load_state_dict(*found)
+        if self.policy.total_it >= self.options.max_timesteps:  # which may be fewer than before
+            self.state.evaluation_due = self.results.last_step < self.policy.total_it
         if self._is_finished:
             self.results.restore(self.config)
             if self.options.save_model and not self.results.model_path.exists():

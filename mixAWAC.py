@@ -45,7 +45,6 @@ class Hyperparameters:
     hidden: tuple[Count, ...] = (256, 256)  # units of each hidden layer
     learning_rate: Positive = 3e-4  # of Adam
     latent_disc_dim: Count = 8  # K, components of the mixture
-    temperature: Positive = 0.67  # of the Gumbel-softmax
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
 
@@ -78,9 +77,12 @@ class MixtureActor(nn.Module):
         log_component = log_prob(self(state, self.components), action)
         return (log_gate + log_component.T).logsumexp(-1)
 
-    def sample(self, state: Tensor, temperature: float) -> Tensor:
-        """(B, A): a component by Gumbel-softmax, then its Gaussian."""
-        component = F.gumbel_softmax(self.gate(state), tau=temperature).argmax(-1)
+    def sample(self, state: Tensor) -> Tensor:
+        """(B, A): a component of alpha(s), then its Gaussian.
+
+        No temperature changes which component is the most probable after Gumbel noise.
+        """
+        component = F.gumbel_softmax(self.gate(state)).argmax(-1)
         return sample(self(state, self.components[component, 0]))
 
     def mode(self, state: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ class mixAWAC(Policy):
         y = r + gamma not_done min(Q1', Q2')(s', a') with a' ~ pi_target(s'), one sample.
         """
         with torch.no_grad():
-            next_action = self.actor_target.sample(batch.next_state, self.hp.temperature)
+            next_action = self.actor_target.sample(batch.next_state)
             next_value = torch.minimum(*self.critic_target(batch.next_state, next_action))
             target = td_target(batch, next_value, self.hp.discount)
         return td_loss(self.critic(batch.state, batch.action), target)
@@ -137,7 +139,7 @@ class mixAWAC(Policy):
 
     def advantage(self, batch: Batch) -> Tensor:
         """Q(s, a) - Q(s, a'), a' ~ pi_target(s), by the target critic: (B,)."""
-        policy_action = self.actor_target.sample(batch.state, self.hp.temperature)
+        policy_action = self.actor_target.sample(batch.state)
         actions = torch.stack([batch.action, policy_action])
         value, policy_value = torch.minimum(*self.critic_target(batch.state, actions))
         return value - policy_value

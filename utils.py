@@ -238,9 +238,10 @@ class GaussianActor(nn.Module):
         action_dim: A.
         hidden: sizes of the hidden layers.
         max_action: bound of the mean.
-        log_std: "state": of each state, in [-5, 0]; "global": one for all states, in [-5, 2], as in
-            IQL's own code; "release": of each state, clamped twice, as the authors' release does
-            for IQL, which makes it nearly constant.
+        log_std: "state": of each state, in [-4.4, -0.6]; "global": one for all states, in [-5, 2]
+            and -1.5 at first (IQL's own code has one too, which is clipped and 0 at first);
+            "release": of each state, clamped twice, as the authors' release does for IQL, which
+            makes it nearly constant.
     """
 
     def __init__(
@@ -454,7 +455,7 @@ class Policy:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Bounds of the returns that the dataset's rewards allow, whenever an episode ends."""
+        """Bounds of the returns that the dataset's rewards allow, however long an episode is."""
         low, high = self.spec.reward_range
         endless_low, endless_high = endless_returns((low, high), self.hp.discount)
         return min(low, endless_low), max(high, endless_high)

@@ -2,14 +2,18 @@
 
 import argparse
 import difflib
+import io
 import math
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from d4rl_tasks.errors import Interruption, UserError
+
+BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE, which Windows has not
 
 
 def printable(text: object) -> str:
@@ -100,18 +104,19 @@ def run_program(function: Callable[[], int | None]) -> int:
     """Call a program's body and turn the ways it can fail into one line and an exit code.
 
     Returns:
-        the body's exit code (None is 0), an error's own (2 for bad input and full disks), or 130
-        for Ctrl-C.
+        the body's exit code (None is 0), an error's own (2 for bad input and full disks), 130 for
+        Ctrl-C, or 141 if the reader of the output, such as head, has gone.
     """
+    _make_output_writable()
     try:
         code = function() or 0
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return BROKEN_PIPE
     except Interruption as error:
         print(printable(error), file=sys.stderr)
         return error.exit_code
@@ -122,6 +127,14 @@ def run_program(function: Callable[[], int | None]) -> int:
         return fail(error)
     except MemoryError:
         return fail("out of memory: close other programs, or ask for less")
+
+
+def _make_output_writable() -> None:
+    """Let no closed output and no character that the terminal's encoding lacks end a program."""
+    if sys.stdout is None:  # closed by the shell, as by >&-
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115, as long as the program
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def fail(message: object) -> int:

@@ -1,4 +1,4 @@
-"""Where D4RL's files can be had."""
+"""Where D4RL's files are available."""
 
 import os
 import re

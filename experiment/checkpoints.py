@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run is, in files of which the last two are kept."""
+"""Checkpoints: the whole state of a run, in files of which the last two are kept."""
 
 import os
 import sys

@@ -59,8 +59,17 @@ def checkpoint_difference(content: dict[str, Any], policy: Policy, generators: d
         policy_difference(policy, content.get("policy"))
         or _losses_difference(content.get("losses"))
         or _results_difference(content.get("results"), content["policy"]["total_it"])
+        or _device_difference(content.get("generators"), generators)
         or difference(generators, content.get("generators"), "generators")
     )
+
+
+def _device_difference(saved: Any, generators: dict) -> str | None:
+    if not isinstance(saved, dict) or ("cuda" in saved) == ("cuda" in generators):
+        return None
+    if "cuda" in saved:
+        return "it was written on a GPU, and this run has none"
+    return "it was written on a CPU, and this run uses a GPU: CUDA_VISIBLE_DEVICES= hides it"
 
 
 def _losses_difference(losses: Any) -> str | None:

@@ -87,7 +87,7 @@ def rollout(
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
-    """Seeds of the episodes that a run is evaluated on; no two runs share their episodes.
+    """Seeds of the episodes that a run is evaluated on; other seeds share none of them.
 
     The first ones are the same however many are asked for.
     """

@@ -21,7 +21,7 @@ from d4rl_tasks import minari_tasks, ogbench_tasks, original
 from d4rl_tasks.command_line import Parser, boolean, number
 from experiment.errors import RunError
 from experiment.loggers import LOGGERS
-from utils import Policy, Range
+from utils import Policy
 
 POLICIES = ("DMPO", "DMPO_ant", "AWAC", "IQL", "mixAWAC", "LP_AWAC")
 # Where environments, datasets and scores come from.
@@ -78,8 +78,14 @@ def policy_class(name: str) -> type[Policy]:
 
 
 def hyperparameters_of(policy: str) -> Any:
-    """A policy's hyperparameters with their defaults, as its source has them."""
-    return policy_module(policy).Hyperparameters()
+    """A policy's hyperparameters with their defaults, as its source has them.
+
+    A float that was written as 10 is 10.0, as the command line reads it: both are one run.
+    """
+    known = policy_module(policy).Hyperparameters()
+    kinds = typing.get_type_hints(type(known))
+    floats = {name: float(getattr(known, name)) for name, kind in kinds.items() if kind is float}
+    return dataclasses.replace(known, **floats)
 
 
 def hyperparameter_types(first: str = DEFAULT_POLICY) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def make_parser(policy: str = DEFAULT_POLICY) -> Parser:
         if name in taken:
             raise RunError(f"a policy's hyperparameter {name} has the name of an option: rename it")
         group.add_argument(
-            f"--{name}", default=argparse.SUPPRESS, help=_help_of(name), **_argument_of(kind)
+            f"--{name}", default=argparse.SUPPRESS, help=_help_of(name), **_argument_of(name, kind)
         )
     return parser
 
@@ -138,7 +144,7 @@ def _add_run_options(parser: Parser) -> None:
     add = _adder(parser, "run")
     add("--policy", policy_name, DEFAULT_POLICY, ", ".join(POLICIES))
     add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or one of --backend")
-    add("--source", str, "auto", "dataset: auto, d4rl, synthetic, minari:ID or a path")
+    add("--source", str, "auto", "dataset: auto, d4rl, synthetic, ogbench, minari:ID or a path")
     add(
         "--backend",
         str,
@@ -185,7 +191,7 @@ def _add_data_options(parser: Parser) -> None:
     )
     add(
         "--load_model",
-        str,
+        _model_path,
         "",
         "start from the weights in a file, or of `default`, this run's model",
     )
@@ -208,28 +214,47 @@ def _adder(parser: Parser, title: str) -> Callable[..., None]:
     return add
 
 
+def _model_path(text: str) -> str:
+    if text not in ("", "default") and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(
+            f"the model {text} does not exist: give the path of a .safetensors file"
+        )
+    return text
+
+
 def _file_name(text: str) -> str:
     if not re.fullmatch(r"[\w.-]{0,80}", text) or text.startswith("."):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits, _ - and . only")
     return text
 
 
-def _argument_of(kind: Any) -> dict[str, Any]:
-    """The arguments of `add_argument` for an annotation, such as `Fraction` or `bool`."""
+def _argument_of(name: str, kind: Any) -> dict[str, Any]:
+    """The arguments of `add_argument` for an annotation, such as `Fraction` or `bool`.
+
+    Raises:
+        RunError: no option can be made of it.
+    """
     if kind is bool:
         return {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     if typing.get_origin(kind) is Literal:
         return {"choices": typing.get_args(kind)}
     if typing.get_origin(kind) is tuple:
-        return {"type": _number_of(typing.get_args(kind)[0]), "nargs": "+", "action": _AsTuple}
-    return {"type": _number_of(kind)}
+        return {"type": _type_of(name, typing.get_args(kind)[0]), "nargs": "+", "action": _AsTuple}
+    return {"type": _type_of(name, kind)}
 
 
-def _number_of(kind: Any) -> Callable[[str], Any]:
+def _type_of(name: str, kind: Any) -> Callable[[str], Any]:
     if typing.get_origin(kind) is Annotated:
         base, bounds = typing.get_args(kind)
         return number(base, bounds.low, bounds.high, open_low=bounds.open_low)
-    return number(kind, *Range()[:2]) if kind in (int, float) else kind
+    if kind in (int, float):
+        return number(kind)
+    if kind is not str:
+        raise RunError(
+            f"the hyperparameter {name} is annotated as {kind}: use bool, int, float, str, a "
+            "Literal, or a tuple of numbers"
+        )
+    return kind
 
 
 class _AsTuple(argparse.Action):

@@ -140,6 +140,11 @@ class Results:
         return row
 
     @property
+    def last_step(self) -> int:
+        """Train steps at the last evaluation; 0 before the first."""
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+    @property
     def is_best(self) -> bool:
         """Whether the last evaluation has the highest score of all."""
         scores = [row["score_mean"] for row in self.rows]

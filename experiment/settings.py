@@ -88,7 +88,8 @@ def _name_part(name: str, value: Any) -> str:
         return name + "-".join(map(str, value))
     if isinstance(value, str):
         return f"{name}-{value}"
-    return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
+    text = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return name + text.replace("+", "")  # 1e30, not 1e+30
 
 
 def differences(saved: Settings, now: Settings) -> list[str]:

@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 if TYPE_CHECKING:
     from utils import Policy, ReplayBuffer
 
-# A count of steps that has another remainder by every small number.
+# How many cycles later the steps are tried again: a prime, so that remainders by others differ.
 FAR = 1_000_003
 # How far faster steps may be from the same steps one by one: in a loss, relative to it, and in a
-# network, relative to the length of the way that the steps have moved it.
+# network, relative to the distance that the steps have moved it.
 LOSS_TOLERANCE = 1e-2
 MOVE_TOLERANCE = 0.1
 
@@ -170,7 +170,7 @@ class CheckedTraining:
             moved = torch.linalg.vector_norm(expected - start)
             missed = torch.linalg.vector_norm(_flat(now[name]) - expected)
             if not missed <= MOVE_TOLERANCE * moved:
-                return f"{name} ends elsewhere: {missed:.2g} off after a way of {moved:.2g}"
+                return f"{name} ends elsewhere: {missed:.2g} off after a move of {moved:.2g}"
         if now["total_it"] != after[0]["total_it"]:
             return f"{now['total_it']} steps were counted, not {after[0]['total_it']}"
         return None

@@ -1,4 +1,4 @@
-"""The specification's formulas in plain float64 NumPy, to hold the policies against.
+"""The specification's formulas in plain float64 NumPy, which the policies are compared with.
 
 Nothing here calls the code under test: of a network only its weights are read.
 """

@@ -147,6 +147,8 @@ def test_an_option_of_another_policy_is_ignored_with_a_warning(hopper, capsys):
         (["--device_id", "99"], "GPUs"),
         (["--seed", "-1"], "seed"),
         (["--load_model", "nowhere.pt"], "nowhere.pt"),
+        # Before the dataset is looked for, which may be a download.
+        (["--load_model", "nowhere.pt", "--source", "nowhere.hdf5"], "nowhere.pt"),
         (["--load_model", "default"], ".safetensors does not exist: give"),
         (["--name", "../up"], "letters"),
         (["--unknown", "1"], "--unknown"),

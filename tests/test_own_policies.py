@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from runs import exit_code_and_errors, rows_of, run_command
+from runs import exit_code_and_errors, make_training, rows_of, run_command
 from torch import nn
 
 from experiment import models, options
@@ -103,3 +103,20 @@ def test_a_hyperparameter_with_the_name_of_an_option_is_named(hopper, add):
     code, errors = exit_code_and_errors(run_command(hopper, policy="Own"))
     assert code == 2
     assert errors == ["error: a policy's hyperparameter seed has the name of an option: rename it"]
+
+
+@pytest.mark.parametrize("kind", [float | None, list[int], tuple[float | None, ...]])
+def test_a_hyperparameter_that_no_option_can_set_is_named(hopper, add, kind):
+    add(Own, make_dataclass("Hyperparameters", [("margin", kind, None)], bases=(Hyperparameters,)))
+    code, errors = exit_code_and_errors(run_command(hopper, policy="Own"))
+    assert code == 2 and len(errors) == 1
+    assert errors[0].startswith("error: the hyperparameter margin is annotated as ")
+
+
+def test_a_whole_number_in_the_source_is_the_same_run_as_on_the_command_line(hopper, add):
+    add(Own, make_dataclass("Hyperparameters", [("gamma", float, 1)], bases=(Hyperparameters,)))
+    names = {
+        make_training(run_command(hopper, *more, policy="Own")).results.run
+        for more in ([], ["--gamma", "1"])
+    }
+    assert len(names) == 1

@@ -19,11 +19,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import ROOT, exit_code_and_errors, make_training, one_file, run_command
+from runs import ROOT, exit_code_and_errors, make_training, one_file, rows_of, run_command
 
 from experiment import state
 from experiment.errors import StoppedError
 from experiment.files import DamagedError, read_content, to_bytes, write_content
+from experiment.generators import generator_states
 from experiment.options import POLICIES
 from experiment.results import Results
 from experiment.signals import StopSignals
@@ -262,6 +263,36 @@ def test_a_finished_run_restores_what_was_deleted(hopper):
         path.unlink()
     assert main(argv) == 0
     assert outcome(".") == before
+
+
+@pytest.mark.parametrize(("stop", "fewer"), [(5, 5), (5, 2), (25, 25), (25, 22)])
+def test_a_stopped_run_that_is_asked_for_no_more_steps_is_evaluated(
+    hopper, monkeypatch, stop, fewer
+):
+    training = make_training(command(hopper))
+    train = training.policy.train
+
+    def stopping(*arguments):
+        if training.policy.total_it == stop - 1:
+            training.signals.received = signal.SIGTERM
+        return train(*arguments)
+
+    monkeypatch.setattr(training.policy, "train", stopping)
+    with pytest.raises(StoppedError):
+        training.train()
+    for _ in range(2):
+        assert main(command(hopper, steps=fewer)) == 0
+        assert [int(row["step"]) for row in rows_of()] == [*range(20, stop, 20), stop]
+
+
+def test_a_checkpoint_of_another_kind_of_device_says_so(hopper, monkeypatch, capsys):
+    argv = command(hopper)
+    assert main(argv) == 0
+    monkeypatch.setattr(
+        state, "generator_states", lambda *a: generator_states(*a) | {"cuda": torch.zeros(1)}
+    )
+    assert main(argv) == 2
+    assert "written on a CPU, and this run uses a GPU" in capsys.readouterr().err
 
 
 def test_a_json_that_somebody_changed_is_set_aside(hopper):

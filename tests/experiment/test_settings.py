@@ -25,6 +25,11 @@ def test_names_are_readable_and_end_with_a_hash(hopper):
     assert len(name.rsplit("_", 1)[1]) == 8
 
 
+@pytest.mark.parametrize("number", ["1e30", "0.9999999", "1e-05", "20"])
+def test_a_number_in_a_name_is_the_one_that_was_given(hopper, number):
+    assert f"_scale{number}_" in name_of(hopper, "--scale", number)
+
+
 @pytest.mark.parametrize(
     "more",
     [

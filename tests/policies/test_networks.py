@@ -154,7 +154,7 @@ DEFAULTS = {
     | {"hidden": (256, 256, 256), "learning_rate": 2e-4, "scale": 5.0, "doubleq_min": 0.7},
     "AWAC": SHARED | {"score_type": "adv", "value_samples": 5},
     "IQL": SHARED | {"expectile": 0.9, "log_std": "global"},
-    "mixAWAC": SHARED | {"latent_disc_dim": 8, "temperature": 0.67},
+    "mixAWAC": SHARED | {"latent_disc_dim": 8},
     "LP_AWAC": COMMON
     | {"hidden": (256, 256), "learning_rate": 3e-4, "max_latent_action": 2.0, "no_noise": False}
     | {"latent_noise": 0.1, "latent_noise_clip": 0.2},

@@ -14,6 +14,7 @@ from experiment.errors import StoppedError
 from speed import products
 from speed.checked import FasterStepsError
 from speed.compiled import CompiledStep, CompiledTraining, tensors_of
+from speed.faster import faster_training
 
 STEPS, BATCH_SIZE = 9, 64
 
@@ -32,6 +33,16 @@ def assert_trained_alike(policy, other, losses, expected):
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
     ours, theirs = [torch.cat([t.flatten() for t in tensors_of(one)]) for one in (policy, other)]
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+def test_an_option_for_another_device_is_ignored_and_named():
+    notes = []
+    policy = make_policy("AWAC")
+    parts = policy, seeded_buffer(), BATCH_SIZE, notes.append
+    assert faster_training(*parts, captures=True, compiles=False) is None
+    assert notes == []
+    assert faster_training(*parts, captures=False, compiles=False) is None
+    assert notes == ["warning: a CPU has no CUDA graphs: --no_cuda_graph is ignored"]
 
 
 class SimulatedStep:

@@ -1,0 +1,41 @@
+"""A program's output: readers that go, encodings without every character, no output at all."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from d4rl_tasks.command_line import run_program
+
+def body():
+    for number in range(20_000):
+        print("score", number, "\\u00b1 1")
+
+sys.exit(run_program(body))
+"""
+
+
+def run(**settings):
+    return subprocess.Popen([sys.executable, "-c", PROGRAM], stderr=subprocess.PIPE, **settings)
+
+
+def test_a_reader_that_goes_is_no_success():
+    program = run(stdout=subprocess.PIPE)
+    program.stdout.readline()
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait(timeout=60) == 141
+
+
+def test_a_character_that_the_encoding_lacks_is_escaped():
+    program = run(stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    output, errors = program.communicate(timeout=60)
+    assert (program.returncode, errors) == (0, b"")
+    assert output.startswith(b"score 0 \\xb1 1\n")
+
+
+def test_a_closed_output_is_no_error():
+    program = run(preexec_fn=lambda: os.close(1))
+    _, errors = program.communicate(timeout=60)
+    assert (program.returncode, errors) == (0, b"")
