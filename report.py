@@ -5,7 +5,7 @@ python report.py video --model models/<run>.safetensors    episodes as MP4 or GI
 python report.py latent --model models/<run>.safetensors   which component of DMPO acts where
 """
 
-from experiment.start_up import guard_imports
+from experiment.start_up import end_guard, guard_imports
 
 if __name__ == "__main__":
     guard_imports()
@@ -110,6 +110,7 @@ def run_command(command: str, arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    end_guard()
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words and words[0] in ("video", "latent") else "report"
     arguments = make_parser(command).parse_args(words)

@@ -10,7 +10,7 @@ resumes from its checkpoint; so does the same command after an interrupted sweep
 cluster must share the folder it is started in, and the code.
 """
 
-from experiment.start_up import guard_imports
+from experiment.start_up import end_guard, guard_imports
 
 if __name__ == "__main__":
     guard_imports()
@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -41,6 +42,7 @@ import torch
 
 import d4rl_tasks
 from d4rl_tasks.command_line import Parser, number, printable, run_program
+from d4rl_tasks.environments import available_cores
 from d4rl_tasks.errors import D4RLTaskError, UserError
 from d4rl_tasks.fetch import is_genuine
 from d4rl_tasks.files import dataset_folder, file_checksum
@@ -76,6 +78,7 @@ PAPER_SCALE, ANTMAZE_SCALE = "10.0", "5.0"
 # are this project's own.
 REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}
 LOGS = Path("results") / "sweep"
+LONGEST_NAME = 150  # characters of a log's name, before the hash
 MOST_SEEDS = 10_000
 REFRESH = 2.0  # seconds between looks at the runs
 REFRESH_LOG = 60.0  # seconds between tables where the output is not a terminal
@@ -119,7 +122,8 @@ class Job:
     @property
     def log(self) -> Path:
         stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
-        return LOGS / f"{stem.replace('--', '')}.log"
+        digest = hashlib.sha256(" ".join(self.arguments).encode()).hexdigest()
+        return LOGS / f"{stem.replace('--', '')[:LONGEST_NAME]}_{digest[:8]}.log"
 
     @functools.cached_property
     def options(self) -> Options:
@@ -208,6 +212,7 @@ def make_jobs(arguments: argparse.Namespace, others: Sequence[str]) -> list[Job]
     numbers = dict.fromkeys(itertools.chain(*groups))
     if not (policies and envs and numbers):
         raise SweepError("give --policies, --envs and --seeds, or --paper")
+    check_owners(policies, dimensions)
     jobs = []
     for env, policy in itertools.product(envs, policies):
         own = dimensions_of(policy, dimensions)
@@ -288,6 +293,18 @@ def dimensions_of(policy: str, dimensions: Dimensions) -> Dimensions:
         for name, values in dimensions.items()
         if name[2:] not in known or name[2:] in own
     }
+
+
+def check_owners(policies: Sequence[str], dimensions: Dimensions) -> None:
+    """Find a hyperparameter that no policy of the grid has.
+
+    Raises:
+        SweepError: there is one.
+    """
+    owned = set().union(*(dimensions_of(policy, dimensions) for policy in policies))
+    for name in dimensions:
+        if name not in owned:
+            raise SweepError(f"{name} is not an option of {', '.join(policies)}")
 
 
 def _points(dimensions: Dimensions) -> Iterator[tuple[tuple[str, ...], list[str]]]:
@@ -411,7 +428,10 @@ class Sweep:
             mark.unlink()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         local = {} if arguments.address else {"include_dashboard": False, **LOOPBACK}
-        ray.init(address=arguments.address, log_to_driver=False, logging_level="ERROR", **local)
+        try:
+            ray.init(address=arguments.address, log_to_driver=False, logging_level="ERROR", **local)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SweepError(f"no Ray cluster: {printable(error)[:200]}") from error
         self._check_resources(arguments)
         # A process for every run: nothing of one is left for the next.
         task = ray.remote(
@@ -446,8 +466,9 @@ class Sweep:
     def _outcome(self, reference: Any, job: Job) -> str:
         try:
             code = self.ray.get(reference)
-        except self.ray.exceptions.RayError:
-            code = None
+        except self.ray.exceptions.RayError as error:
+            reason = printable(getattr(error, "cause", None) or error)[:200]
+            return f"failed: {reason}, see {job.log}"
         return "finished" if code == 0 else f"failed: {last_line(job.log)}, see {job.log}"
 
     def stop(self) -> None:
@@ -579,7 +600,7 @@ def _run_locked(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
 def estimate(jobs: Sequence[Job], cpus: float) -> str:
     """The runs that are left, and about how long they take on this machine."""
     left = {job: state for job, state in read_states(jobs).items() if not is_finished(job, state)}
-    threads = max(1, round(cpus))
+    threads = min(max(1, round(cpus)), available_cores())
     torch.set_num_threads(threads)
     costs: dict[tuple, tuple[float, float]] = {}
     seconds = 0.0
@@ -595,7 +616,7 @@ def estimate(jobs: Sequence[Job], cpus: float) -> str:
         if not run.eval_episodes:  # the last one may be longer
             evaluations += LAST_EVAL_EPISODES.get(robot, EVAL_EPISODES) / EVAL_EPISODES - 1
         seconds += steps * of_step + evaluations * of_evaluation
-    at_once = max(1, min(len(left), int((os.cpu_count() or 1) / cpus)))
+    at_once = max(1, min(len(left), int(available_cores() / cpus)))
     commands = [shlex.join(["python", "main_training.py", *job.arguments]) for job in left]
     cores = "one core" if threads == 1 else f"{threads} cores"
     total = f"{len(left)} of {len(jobs)} runs are left"
@@ -640,6 +661,7 @@ def _time(function: Callable[[], object], calls: int = 6) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    end_guard()
     arguments, others = make_parser().parse_known_args(argv)
 
     def run() -> int:
@@ -654,8 +676,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.name != "ray":
                 raise
             raise SweepError("ray is missing: pip install -r requirements-sweep.txt") from None
-        except ConnectionError as error:
-            raise SweepError(f"no Ray cluster: {error}") from error
 
     return run_program(run)
 

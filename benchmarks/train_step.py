@@ -66,7 +66,7 @@ def make_step(
 
 
 def refuse(note: str) -> None:
-    """End where steps are not compiled, whose time would be taken for that of compiled ones."""
+    """End where steps are not made faster, whose time would be taken for that of faster ones."""
     raise SystemExit(note)
 
 

@@ -83,9 +83,10 @@ def number(
         if not math.isfinite(value) or (kind is int and value != int(value)):
             raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
         if value < low or value > high or (open_low and value == low):
-            bound = f"{'more than' if open_low else 'at least'} {low:g}"
+            form = ",.0f" if kind is int else "g"
+            bound = f"{'more than' if open_low else 'at least'} {low:{form}}"
             if high < math.inf:
-                bound += f" and at most {high:g}"
+                bound += f" and at most {high:{form}}"
             raise argparse.ArgumentTypeError(f"{text} must be {bound}")
         return kind(value)
 

@@ -206,6 +206,8 @@ class LockstepVectorEnv(VectorEnv):
             raise ValueError(
                 f"options['reset_mask'] must have the shape ({self.num_envs},) and a True in it"
             )
+        if not (self._is_reset or mask.all()):
+            raise ResetNeeded("the first reset must be of all episodes")
         return mask
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -256,11 +258,15 @@ class LockstepVectorEnv(VectorEnv):
 
         Raises:
             ResetNeeded: there was no reset yet.
-            ValueError: an action is NaN.
+            ValueError: an action is NaN, or the actions have another shape.
         """
         if not self._is_reset:
             raise ResetNeeded("call reset before the first step")
         actions = clipped(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(
+                f"the actions have the shape {actions.shape}, not {self.action_space.shape}"
+            )
         running = self.active
         before = self._position.copy()
         self._simulate(np.flatnonzero(running), actions * self.robot.action_scale)

@@ -1,5 +1,6 @@
 """D4RL's file of a task, from the dataset folder or a download, known by its checksum."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from d4rl_tasks.errors import D4RLTaskError
 from d4rl_tasks.files import (
     ChangedFileError,
     Checksum,
+    NoProgressError,
     checksum,
     dataset_folder,
     disk_errors,
@@ -71,10 +73,15 @@ def d4rl_file(task: Task) -> D4RLFile:
     path = dataset_folder() / task.file_name
     if is_genuine(path):
         return D4RLFile(path, downloaded=False)
-    with sole_writer(path, "downloads", progress=_part(path)):
-        if is_genuine(path, silent=True):  # another process fetched it meanwhile
-            return D4RLFile(path, downloaded=False)
-        _download(task, path)
+    if path.parent.exists() and not os.access(path.parent, os.W_OK):
+        raise DownloadError([f"{path.parent} cannot be written"], path.parent)
+    try:
+        with sole_writer(path, "downloads", progress=_part(path)):
+            if is_genuine(path, silent=True):  # another process fetched it meanwhile
+                return D4RLFile(path, downloaded=False)
+            _download(task, path)
+    except NoProgressError as error:
+        raise DownloadError([str(error)], path.parent) from error
     return D4RLFile(path, downloaded=True)
 
 
@@ -178,7 +185,8 @@ def _put_in_place(path: Path, content: Checksum, url: str) -> None:
         note_path(path).unlink(missing_ok=True)  # of a predecessor
         move_into_place(_part(path), path)
         forget_origin(_part(path))
-    write_note(path, content, f"from {shown(url)}")
+        modified = path.stat().st_mtime_ns
+    write_note(path, content, f"from {shown(url)}", modified)
 
 
 def _free_names(path: Path) -> Iterator[Path]:

@@ -166,6 +166,10 @@ def read_small(path: Path, limit: int = NOTE_BYTES) -> str:
     return data.decode("utf-8", errors="replace")
 
 
+class NoProgressError(D4RLTaskError):
+    """Another process holds a lock and does not get on."""
+
+
 @contextmanager
 def sole_writer(path: Path, verb: str, progress: Path | None = None) -> Iterator[None]:
     """Let one process at a time make `path`; the others wait and say for what.
@@ -176,8 +180,8 @@ def sole_writer(path: Path, verb: str, progress: Path | None = None) -> Iterator
         progress: a file that grows meanwhile.
 
     Raises:
-        D4RLTaskError: the folder cannot be written, or the process that holds the lock makes no
-            progress.
+        D4RLTaskError: the folder cannot be written.
+        NoProgressError: the process that holds the lock makes no progress.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     with disk_errors(path):
@@ -220,7 +224,7 @@ def _wait(lock: FileLock, path: Path, verb: str, progress: Path | None) -> None:
         if _size(progress) != seen:
             seen, since = _size(progress), time.monotonic()
         if time.monotonic() - since > limit:
-            raise D4RLTaskError(
+            raise NoProgressError(
                 f"the process that {verb} {path} has made no progress for {limit:g} seconds: stop "
                 "it, or choose another folder by D4RL_DATASET_DIR"
             )
@@ -245,21 +249,22 @@ def note_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def write_note(path: Path, content: Checksum, origin: str) -> None:
+def write_note(path: Path, content: Checksum, origin: str, modified: int) -> None:
     """Note a file's checksum, size, time of change and origin beside it.
 
     Args:
         origin: follows "# N bytes": "from URL", or COMPUTED_HERE.
+        modified: `st_mtime_ns` before the checksum was computed.
 
     Raises:
         D4RLTaskError: the note cannot be written.
     """
-    modified = path.stat().st_mtime_ns
     with atomic_path(note_path(path)) as note:
         note.write_text(
             f"# {content.size} bytes {origin}, modified {modified}\n"
             f"{content.sha256}  {printable(path.name)}\n",
             encoding="utf-8",
+            newline="\n",
         )
 
 
@@ -293,7 +298,8 @@ def file_checksum(path: Path) -> Checksum:
         _check_note(path, note, content)
     if note is None or note.origin:
         with suppress(D4RLTaskError, OSError):  # a folder that cannot be written is fine
-            write_note(path, content, COMPUTED_HERE if note is None else str(note.origin))
+            origin = COMPUTED_HERE if note is None else str(note.origin)
+            write_note(path, content, origin, status.st_mtime_ns)
     return content
 
 
@@ -312,14 +318,15 @@ def thorough_checksum(path: Path) -> Checksum:
 
 def _read_note(path: Path) -> _Note | None:
     note = note_path(path)
-    try:
-        text = read_small(note)
-    except FileNotFoundError:
-        return None
+    with read_errors(note):
+        try:
+            text = read_small(note)
+        except FileNotFoundError:
+            return None
     sha256 = re.search(r"^[0-9a-fA-F]{64}\b", text, re.MULTILINE)
     if sha256 is None:
         raise D4RLTaskError(f"{note} holds no SHA-256: move it away to use the file beside it")
-    head = re.search(r"^# (\d{1,18}) bytes (.*?)(?:, modified (\d{1,20}))?$", text, re.MULTILINE)
+    head = re.search(r"^# (\d{1,18}) bytes (.*?)(?:, modified (\d{1,20}))?\r?$", text, re.MULTILINE)
     if head is None:
         return _Note(sha256[0].lower(), None, None, None)
     modified = int(head[3]) if head[3] else None

@@ -97,8 +97,10 @@ def read_rows(path: Path, task: Task, in_order: bool = False) -> Rows:
         synthetic = bool(file.attrs.get("synthetic", False))
     terminals = _flags(path, ended, arrays[ended])
     observations = to_float32(path, "observations", arrays["observations"])
-    cuts = _cuts(path, arrays, terminals, task)
+    cuts, remark = _cuts(path, arrays, terminals, task)
     following = _following(path, arrays, observations, terminals | cuts)
+    if following is None and remark:
+        _notice(path, remark)
     if following is None and cuts[:-1].all():
         raise UnusableDatasetError(
             path, "holds no transition: all rows except the last are timeouts"
@@ -125,20 +127,21 @@ def _flags(path: Path, key: str, values: np.ndarray) -> np.ndarray:
 
 def _cuts(
     path: Path, arrays: dict[str, np.ndarray], terminals: np.ndarray, task: Task
-) -> np.ndarray:
-    """(N,) bool: the rows after which another episode begins though none ended."""
+) -> tuple[np.ndarray, str]:
+    """(N,) bool: the rows after which another episode begins though none ended; and a remark."""
     name = next((name for name in TIMEOUTS if name in arrays), None)
+    remark = ""
     if name is not None:
         cuts = _flags(path, name, arrays[name])
         if terminals.any() and cuts[terminals].all():
-            _notice(path, f"sets '{name}' at every terminal: D4RL drops these rows, so no terminal")
-        return cuts
+            remark = f"sets '{name}' at every terminal: D4RL drops these rows, so no terminal"
+        return cuts, remark
     if EPISODE_ENDS in arrays:
-        return _flags(path, EPISODE_ENDS, arrays[EPISODE_ENDS]) & ~terminals
+        return _flags(path, EPISODE_ENDS, arrays[EPISODE_ENDS]) & ~terminals, remark
     if not terminals.any():
         limit = task.max_episode_steps
-        _notice(path, f"has no ends of episodes: time limits of {limit} steps were counted")
-    return counted_cuts(terminals, task.max_episode_steps)
+        remark = f"has no ends of episodes: time limits of {limit} steps were counted"
+    return counted_cuts(terminals, task.max_episode_steps), remark
 
 
 def _following(

@@ -113,7 +113,8 @@ def _scaled(actions: np.ndarray, space: Box) -> np.ndarray:
     if (space.low == -1).all() and (space.high == 1).all():
         return actions
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    return (2 * (actions - low) / (high - low) - 1).astype(np.float32)
+    width = np.where(high > low, high - low, 1)  # 0 where an action has one value only
+    return (2 * (actions - low) / width - 1).astype(np.float32)
 
 
 def _unscaled(actions: np.ndarray, space: Box) -> np.ndarray:

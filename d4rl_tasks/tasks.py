@@ -85,12 +85,19 @@ def get_task(name: str) -> Task:
     if task is None:
         if name.removeprefix("d4rl/").startswith(BEYOND):
             raise D4RLTaskError(
-                f"{name} is not among the {len(_table())} tasks here: --backend d4rl has it"
+                f"{name} is not among the {len(_table())} tasks here: main_training.py --backend "
+                "d4rl has it"
             )
         if "/" in name.removeprefix("d4rl/"):
-            raise D4RLTaskError(f"unknown task {name!r}: a Minari dataset needs --backend minari")
+            raise D4RLTaskError(
+                f"unknown task {name!r}: a Minari dataset needs main_training.py --backend minari"
+            )
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "d4rl_tasks.task_names() lists all"
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else "python -m d4rl_tasks.download --list lists all"
+        )
         raise D4RLTaskError(f"unknown task {name!r}: {hint}")
     return task
 

@@ -7,7 +7,6 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def discard(part: Path) -> None:
     """Remove a part and the note beside it."""
     with disk_errors(part):
         part.unlink(missing_ok=True)
-        _origin_path(part).unlink(missing_ok=True)
+    forget_origin(part)
 
 
 def _fetch_rest(url: str, part: Path, wanted: Wanted) -> None:
@@ -314,5 +313,5 @@ def _origin_path(part: Path) -> Path:
 
 def forget_origin(part: Path) -> None:
     """Remove the note of a part that is complete."""
-    with suppress(FileNotFoundError):
-        _origin_path(part).unlink()
+    with disk_errors(part):
+        _origin_path(part).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,7 @@ def set_aside(path: Path, folder: Path | None = None) -> Path:
         number += 1
     try:
         old.mkdir(parents=True, exist_ok=True)
-        return path.rename(old / f"{path.name}.{number}")
+        # Copies where `old` is on another disk.
+        return Path(shutil.move(path, old / f"{path.name}.{number}"))
     except OSError as error:
-        raise RunError(f"cannot set {path} aside in {old}: {error.strerror}") from error
+        raise RunError(f"cannot set {path} aside in {old}: {error.strerror or error}") from error

@@ -202,10 +202,19 @@ def make_logger(
     """The logger of a run; `name` is one of LOGGERS.
 
     Raises:
-        RunError: W&B does not start.
+        RunError: W&B, or TensorBoard that was asked for, does not start.
     """
-    if name == "tensorboard":
-        return TolerantLogger(TensorBoardLogger(folder, config, start))
-    if name == "wandb":
-        return TolerantLogger(WandbLogger(run_id, config, options.project, options.group))
-    return NoLogger()
+    try:
+        if name == "tensorboard":
+            return TolerantLogger(TensorBoardLogger(folder, config, start))
+        if name == "wandb":
+            return TolerantLogger(WandbLogger(run_id, config, options.project, options.group))
+        return NoLogger()
+    except RunError:
+        raise
+    except Exception as error:  # a package that is installed may be broken
+        reason = f"{name} does not start ({printable(error)})"
+        if options.logger:
+            raise RunError(f"{reason}: reinstall it, or give --logger none") from error
+        print(f"warning: {reason}: nothing is logged there", file=sys.stderr)
+        return NoLogger()

@@ -217,7 +217,7 @@ def _adder(parser: Parser, title: str) -> Callable[..., None]:
 def _model_path(text: str) -> str:
     if text not in ("", "default") and not Path(text).is_file():
         raise argparse.ArgumentTypeError(
-            f"the model {text} does not exist: give the path of a .safetensors file"
+            f"there is no file {text}: give the path of a .safetensors file"
         )
     return text
 

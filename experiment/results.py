@@ -104,7 +104,9 @@ class Results:
         try:
             saved = json.loads(read_small(self.config_path, LARGEST_CONFIG))
             changes = {key: saved[key] for key in CHANGING if saved[key] != config[key]}
-            earlier = list(saved.get("earlier", []))
+            earlier = saved.get("earlier", [])
+            if not (isinstance(earlier, list) and all(isinstance(one, dict) for one in earlier)):
+                raise ValueError("`earlier` is not a list of changes")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody changed it
             if self.config_path.exists():
                 set_aside(self.config_path)

@@ -15,8 +15,18 @@ def guard_imports() -> None:
     """Until the program itself begins, end without a traceback on Ctrl-C or at a limit."""
     _check_memory_limit()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+        signal.signal(signal.SIGINT, _end_at_once)
     sys.excepthook = _one_line
+
+
+def end_guard() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, so that temporary files are removed."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(*_: object) -> None:
+    os._exit(128 + signal.SIGINT)
 
 
 def _check_memory_limit() -> None:

@@ -212,5 +212,8 @@ def _run(run: Run, folder: Path) -> str:
 
 def _link(path: Path, folder: Path) -> str:
     """A link to a file from a page in a folder."""
-    relative = Path(os.path.relpath(path, folder)).as_posix()
+    try:
+        relative = Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # it is on another drive of Windows
+        return html.escape(path.resolve().as_uri(), quote=True)
     return "./" + html.escape(urllib.parse.quote(os.fsencode(relative)), quote=True)

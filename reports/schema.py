@@ -12,9 +12,9 @@ import numpy as np
 
 from d4rl_tasks.command_line import printable
 from d4rl_tasks.files import open_regular
+from experiment.results import LARGEST_CONFIG
 from reports.errors import ReportError
 
-LARGEST_JSON = 2**20  # bytes; the program's own have a few thousand
 LARGEST_CSV = 2**26  # bytes
 LARGEST_STEP = 2**53
 LARGEST_SCORE = 1e6  # an expert has 1
@@ -48,8 +48,13 @@ CONFIG = {
         "dataset": {
             "type": "object",
             "required": ["source", "synthetic"],
-            "properties": {"source": {"type": "string"}, "synthetic": {"type": "boolean"}},
+            "properties": {
+                "source": {"type": "string"},
+                "synthetic": {"type": "boolean"},
+                "path": {"type": "string"},
+            },
         },
+        "options": {"type": "object"},
         **_CIRCUMSTANCES,
         "earlier": {"type": "array", "items": {"type": "object", "properties": _CIRCUMSTANCES}},
     },
@@ -68,7 +73,9 @@ def read_config(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        config = json.loads(_read(path, LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
+        config = json.loads(
+            _read(path, LARGEST_CONFIG), parse_constant=_finite, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise BadFileError(printable(f"{path.name} is not JSON of a run ({error})")) from error
     check_config(config, path.name)

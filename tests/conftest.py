@@ -3,10 +3,12 @@
 import importlib.util
 import os
 import signal
+import warnings
 
 import pytest
 import torch
 
+from d4rl_tasks.physics import warn_if_unverified
 from d4rl_tasks.rendering import RENDERERS, can_draw
 from d4rl_tasks.synthetic.generate import generate
 
@@ -23,6 +25,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # These run only where gym, d4rl and mujoco-py are: see original_stack/build.
 collect_ignore = [] if importlib.util.find_spec("mujoco_py") else ["original_stack"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def physics_has_warned():
+    """MuJoCo is not the pinned one on every Python, which the first environment says, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warn_if_unverified()
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ TARGETS = {
 
 STATES, ACTIONS, COMPONENTS, LATENTS = 4, 2, 5, 4
 MAX_ACTION = 0.8
-DISCOUNT, TEMPERATURE = 0.99, 0.67
+DISCOUNT, TEMPERATURE = 0.9, 0.5  # not the defaults, which a policy may not take for granted
 
 # Draws of the right distribution fail a chi-square test at this level once in a million seeds.
 SIGNIFICANCE = 1e-6
@@ -44,13 +44,15 @@ SPEC_FIELDS = set(RunSpec.__dataclass_fields__)
 def make_policy(name, seed=0, **options):
     """A small policy as it is before training; fields of RunSpec are options, too."""
     torch.manual_seed(seed)
-    sizes = {"hidden": (16, 14, 12) if name == "DMPO_ant" else (16, 14)}
+    usual = {"hidden": (16, 14, 12) if name == "DMPO_ant" else (16, 14), "discount": DISCOUNT}
     if name in (*MIXTURES, "mixAWAC"):
-        sizes["latent_disc_dim"] = COMPONENTS
+        usual["latent_disc_dim"] = COMPONENTS
+    if name in MIXTURES:
+        usual["temperature"] = TEMPERATURE
     spec = {"state_dim": STATES, "action_dim": ACTIONS, "max_action": MAX_ACTION}
     spec |= {key: value for key, value in options.items() if key in SPEC_FIELDS}
     own = {key: value for key, value in options.items() if key not in SPEC_FIELDS}
-    hyperparameters = MODULES[name].Hyperparameters(**(sizes | own))
+    hyperparameters = MODULES[name].Hyperparameters(**(usual | own))
     return getattr(MODULES[name], name)(RunSpec(**spec), hyperparameters)
 
 
@@ -67,6 +69,25 @@ def make_scattered_policy(name, **options):
         for q in (critic.q1, critic.q2):
             list(q.parameters())[-1].data -= q(batch.state, batch.action).detach().median()
     return policy
+
+
+OTHER_CHOICES = {
+    "weight_type": "raw",
+    "score_type": "q",
+    "target_clip": "data",
+    "log_std": "state",
+}
+
+
+def other_value(name, value):
+    """A value of the same kind as a hyperparameter's default, and not equal to it."""
+    if name in OTHER_CHOICES:
+        return OTHER_CHOICES[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (16, 8, 4, 2)
+    return value + 1 if isinstance(value, int) else value / 2 + 0.2
 
 
 def arrays(count=256, seed=0):

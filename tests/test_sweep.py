@@ -73,7 +73,7 @@ def wait_for_a_run(step):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for mark in Path("results/sweep").glob("*.running"):
-            policy, env, *_, seed = mark.stem.split("_")
+            policy, env, *_, seed, _ = mark.stem.split("_")
             for table in Path("results", policy).glob(f"*_{env}_seed{seed}_*.csv"):
                 if int(table.read_text().splitlines()[-1].split(",")[0]) >= step:
                     return mark
@@ -176,8 +176,17 @@ def test_any_option_with_several_values_is_a_dimension():
     assert len({job.log for job in grid}) == len({job.name for job in grid}) == len(grid)
 
 
+@pytest.mark.parametrize(
+    "sources", ["data/a.hdf5 data_a.hdf5", f"{'long' * 60}/a.hdf5 {'long' * 60}/b.hdf5"]
+)
+def test_logs_of_similar_runs_have_short_names_of_their_own(sources):
+    grid = jobs(f"--policies IQL --envs hopper-medium-v2 --seeds 0 --source {sources}")
+    names = {job.log.name for job in grid}
+    assert len(names) == 2 and max(map(len, names)) < 200
+
+
 def test_one_list_of_layers_is_one_value():
-    (job,) = jobs("--policies IQL --envs hopper-medium-v2 --seeds 0 --hidden 16 8 --info-reg")
+    (job,) = jobs("--policies DMPO --envs hopper-medium-v2 --seeds 0 --hidden 16 8 --info-reg")
     assert job.options.hyperparameters.hidden == (16, 8)
 
 
@@ -242,7 +251,11 @@ def test_a_finished_run_is_found_whatever_it_logged(one_run):
     line, job = one_run
     assert is_finished(job)
     assert is_finished(jobs(" ".join([*line, "--eval_freq", "7"]))[0])
-    for other in (["--seeds", "2"], ["--tau", "0.1"], ["--max_timesteps", "50"]):
+    (model,) = Path("models").glob("*_????????.safetensors")
+    for other in (
+        *(["--seeds", "2"], ["--tau", "0.1"], ["--max_timesteps", "50"]),
+        *(["--name", "other"], ["--load_model", str(model)]),
+    ):
         (different,) = jobs(" ".join([*line, *other]))
         assert not is_finished(different)
 
@@ -282,6 +295,34 @@ def test_the_furthest_of_several_runs_counts(one_run):
     assert sweep.read_states([job])[job].step == 40
 
 
+def test_a_state_is_of_the_last_row(one_run):
+    _, job = one_run
+    (path,) = Path("results/IQL").glob("*.csv")
+    path.write_text("step,wall_time,score_mean\n20,4,0.125\n40,10,0.25\n")
+    assert sweep.read_states([job])[job] == sweep.State(step=40, rate=4.0, score=25.0)
+
+
+@pytest.mark.parametrize(
+    ("program", "number"), [("sys.exit(143)", 15), ("os.kill(os.getpid(), 9)", 9)]
+)
+def test_a_run_that_a_signal_stopped_is_tried_again(monkeypatch, program, number):
+    stub(monkeypatch, program)
+    with pytest.raises(ChildProcessError, match=f"signal {number}$"):
+        sweep.run_job([], str(Path.cwd()), "log.log")
+    assert not Path("log.running").exists()
+
+
+def test_a_run_that_ends_with_an_error_is_not_tried_again(monkeypatch):
+    stub(monkeypatch, "sys.exit(2)")
+    assert sweep.run_job([], str(Path.cwd()), "log.log") == 2
+
+
+def stub(monkeypatch, program):
+    """A program in place of main_training.py."""
+    Path("stub.py").write_text(f"import os, sys\n{program}\n")
+    monkeypatch.setattr(sweep, "MAIN", Path("stub.py").resolve())
+
+
 def test_the_command_that_a_swept_run_records_gives_the_same_run(one_run, hopper):
     (path,) = Path("results/IQL").glob("*.json")
     before, rows = json.loads(path.read_text()), rows_of()
@@ -309,6 +350,15 @@ def test_files_that_are_not_of_a_run_do_not_count(one_run, text):
     assert not is_finished(one_run[1])
 
 
+@pytest.mark.parametrize(
+    "change", [{"options": []}, {"dataset": {"source": "file", "synthetic": False, "path": 5}}]
+)
+def test_a_run_whose_file_somebody_changed_does_not_count(one_run, change):
+    (path,) = Path("results/IQL").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert not is_finished(one_run[1])
+
+
 @pytest.mark.parametrize("text", ["", "step\n", "step,score_mean\n1e400,0\n", "a,b\n1,2\n"])
 def test_tables_that_are_not_of_a_run_do_not_count(one_run, text):
     (path,) = Path("results/IQL").glob("*.csv")
@@ -327,6 +377,32 @@ def test_the_runs_that_are_left_are_estimated(one_run, capsys):
 
 
 @pytest.mark.parametrize(
+    ("env", "more", "text"),
+    [
+        ("hopper-medium-v2", "", "23 minutes"),  # 1,000 s of training, 4 evaluations of 100 s
+        ("antmaze-umaze-v0", "", "38 minutes"),  # the last evaluation is 10 times as long
+        ("antmaze-umaze-v0", "--eval_episodes 10", "23 minutes"),
+    ],
+)
+def test_evaluations_are_a_part_of_the_estimate(monkeypatch, env, more, text):
+    monkeypatch.setattr(sweep, "measure", lambda job, threads: (1.0, 100.0))
+    line = f"--policies AWAC --envs {env} --seeds 0 --max_timesteps 1000 --eval_freq 300 {more}"
+    assert f"about {text} of one core" in sweep.estimate(jobs(line), cpus=1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpus", "at_once", "text"),
+    [(3, 1, 3, "3 hours"), (3, 0.5, 6, "80 minutes"), (1, 4, 1, "8 hours")],
+)
+def test_as_many_runs_at_a_time_as_the_cores_allow(monkeypatch, cores, cpus, at_once, text):
+    monkeypatch.setattr(sweep, "measure", lambda job, threads: (1.0, 0.0))
+    monkeypatch.setattr(sweep, "available_cores", lambda: cores)
+    grid = jobs("--policies AWAC --envs hopper-medium-v2 --seeds 0-7 --max_timesteps 3600")
+    expected = f"about 8 hours of one core, {text} with {at_once} at a time"
+    assert expected in sweep.estimate(grid, cpus)
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.2, "1 seconds"), (90, "90 seconds"), (4000, "67 minutes"), (1.642e7, "190 days")],
 )
@@ -341,6 +417,10 @@ def test_durations_are_rounded_to_what_is_known(seconds, text):
         ("--policies DMPO --envs hopper-medum-v2 --seeds 1", "did you mean hopper-medium-v2"),
         ("--paper --max_timestepz 3", "did you mean --max_timesteps?"),
         ("--paper 3", "'3' belongs to no option"),
+        (
+            "--policies AWAC --envs hopper-medium-v2 --seeds 1 --weight_floor 0.1",
+            "--weight_floor is not an option of AWAC",
+        ),
     ],
 )
 def test_refusals_are_one_line(line, says, capsys):

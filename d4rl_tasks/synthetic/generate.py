@@ -7,6 +7,7 @@ generated. It depends on the task, the behaviour, the number of transitions and 
 """
 
 import argparse
+import contextlib
 import io
 import signal
 import sys
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.files import atomic_path, synthetic_path
+from d4rl_tasks.files import atomic_path, exists, sole_writer, synthetic_path
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointController
@@ -49,6 +50,7 @@ LANES = 32
 SHORTEST_LANE = 5_000
 ANTMAZE_BEHAVIOUR = "antdir/0400000.npz"
 MAZE_ALGORITHMS = {"antmaze": "SAC and a planner", "maze2d": "waypoint controller"}
+MOST_TRANSITIONS = 1_000_000_000
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 NUMBER_FORMAT = {"terminals": bool, "timeouts": bool, "infos/qpos": float, "infos/qvel": float}
 
@@ -383,8 +385,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", help="a task's name, e.g. walker2d-expert-v2")
     parser.add_argument(
         "--transitions",
-        type=number(int, 2),
-        help="rows of the file (default: as many as D4RL's has, or fewer: see docs/data.md)",
+        type=number(int, 2, MOST_TRANSITIONS),
+        help="rows of the file; needs --out (default: D4RL's number, less for two robots)",
     )
     parser.add_argument(
         "--behaviour",
@@ -392,12 +394,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="an .npz with a tanh-Gaussian policy, or a D4RL file that holds one; needs --out "
         "(default: the project's own behaviours)",
     )
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31), default=0, help="needs --out (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="file to write (default: in the dataset folder)")
     options = parser.parse_args(arguments)
-    if options.behaviour and not options.out:
+    if (options.behaviour or options.transitions or options.seed) and not options.out:
         # In the dataset folder under its usual name, every run would take it.
-        parser.error("--behaviour needs --out, the file to write")
+        parser.error("--behaviour, --transitions and --seed need --out, the file to write")
     # A termination unwinds like Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run_program(lambda: _generate(options))
@@ -405,14 +409,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _generate(options: argparse.Namespace) -> None:
     out = options.out or synthetic_path(get_task(options.task).name)
-    if out.exists():
-        raise D4RLTaskError(f"{out} exists already: give another file with --out")
     if options.out and not out.parent.is_dir():
         raise D4RLTaskError(
             f"the folder {out.parent} does not exist: create it, or give another --out"
         )
-    statistics = generate(options.task, out, options.transitions, options.seed, options.behaviour)
+    _check_free(out)
+    # A run that needs the dataset of this name waits for it.
+    with contextlib.nullcontext() if options.out else sole_writer(out, "generates"):
+        _check_free(out)
+        how = options.transitions, options.seed, options.behaviour
+        statistics = generate(options.task, out, *how)
     print(describe(out, statistics))
+
+
+def _check_free(out: Path) -> None:
+    if exists(out):
+        raise D4RLTaskError(f"{out} exists already: give another file with --out")
 
 
 if __name__ == "__main__":

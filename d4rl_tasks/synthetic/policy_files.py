@@ -1,12 +1,11 @@
 """Reads a tanh-Gaussian policy from anybody's file. Nothing in the file is executed."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from d4rl_tasks.errors import D4RLTaskError, reason_of
+from d4rl_tasks.errors import D4RLTaskError, foreign_errors
 from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.hdf5 import UnusableDatasetError, read_small_arrays
 from d4rl_tasks.synthetic.behaviours import Behaviour
@@ -53,27 +52,21 @@ def read_policy(path: Path, observation_size: int, action_size: int) -> Behaviou
     return Behaviour(path.name, 0, weights, algorithm="unknown")
 
 
-# What NumPy raises for a damaged file; zipfile's RuntimeError is for one with a password.
-UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError),
-    *(NotImplementedError, RuntimeError),
-)
-
-
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     names = [f"{layer}_{part}" for layer in LAYERS for part in PARTS]
-    try:
+    # NumPy, zipfile and the decompressors each raise errors of their own for a damaged file.
+    with foreign_errors(
+        lambda reason: BadPolicyError(path, f"is not readable as .npz or HDF5 ({reason})")
+    ):
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > LARGEST:
             raise BadPolicyError(path, f"unpacks to {size:,} bytes, more than a policy has")
         with np.load(path, allow_pickle=False) as arrays:
+            missing = [name for name in names if name not in arrays]
+            if missing:
+                raise BadPolicyError(path, f"lacks an array ({missing[0]})")
             return {name: arrays[name] for name in names}
-    except KeyError as error:
-        raise BadPolicyError(path, f"lacks an array ({error.args[0]})") from error
-    except UNREADABLE as error:
-        reason = reason_of(error)
-        raise BadPolicyError(path, f"is not readable as .npz or HDF5 ({reason})") from error
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:

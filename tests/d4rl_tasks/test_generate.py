@@ -244,7 +244,7 @@ def test_maze2d_files_are_continuous_and_cut_at_goals(tmp_path, name):
         (["walker2d", "--out", "."], "walker2d exists already"),
         (["hopper", "--out", "new", "--continue-from", "7"], "by TQC are at 50000, 100000, "),
         (["ant", "--out", "new", "--continue-from", "50000", "--algorithm", "SAC"], "at no steps"),
-        (["hopper", "--out", "new", "--steps", "10"], "at least 50000"),
+        (["hopper", "--out", "new", "--steps", "10"], "at least 50,000"),
     ],
 )
 def test_training_behaviours_refuses_bad_input_in_one_line(
@@ -295,7 +295,14 @@ def test_following_the_next_cells_leads_to_the_goal():
             "the folder there.hdf5 does not exist",
         ),
         (["hopper-expert-v2", "--out", "new/x.hdf5"], "the folder new does not exist"),
-        (["hopper-expert-v2", "--behaviour", "there.hdf5"], "needs --out"),
+        (["hopper-expert-v2", "--behaviour", "there.hdf5"], "need --out"),
+        (["hopper-expert-v2", "--transitions", "50"], "need --out"),
+        (["hopper-expert-v2", "--seed", "1"], "need --out"),
+        (["hopper-expert-v2", "--seed", "1e30", "--out", "x.hdf5"], "at most 2,147,483,648"),
+        (
+            ["hopper-expert-v2", "--transitions", "1e300", "--out", "x.hdf5"],
+            "at most 1,000,000,000",
+        ),
         (["hopper-expert-v2", "--behaviour", "no.npz", "--out", "x.hdf5"], "no.npz does not exist"),
         (["hopper-expert-v2", "--behaviour", "there.hdf5", "--out", "x.hdf5"], "not readable"),
         (["antmaze-umaze-v2", "--behaviour", "there.hdf5", "--out", "x.hdf5"], "without a maze"),

@@ -57,6 +57,14 @@ def test_the_policy_inside_a_d4rl_file_generates_the_same_data(tmp_path, ours):
         assert "iteration" not in one["metadata"]
 
 
+def test_a_header_that_is_no_python_is_unreadable(tmp_path, ours):
+    path = save(tmp_path / "p.npz", ours.weights)
+    with zipfile.ZipFile(path, "a") as archive:
+        header = b"{'descr': (" + b" " * 108 + b"\n"
+        archive.writestr("layer0_weight.npy", b"\x93NUMPY\x01\x00" + bytes([120, 0]) + header)
+    fails(path, "is not readable")
+
+
 def test_missing_and_odd_files(tmp_path):
     fails(tmp_path / "none.npz", "none.npz does not exist")
     fails(tmp_path, "Is a directory")

@@ -63,6 +63,19 @@ def test_open_files(tmp_path, hopper, count):
     assert (done.returncode, len(error_lines(done))) in [(0, 0), (2, 1)]
 
 
+def test_ctrl_c_ends_at_once_only_during_the_imports():
+    code = (
+        "import signal\n"
+        "from experiment.start_up import end_guard, guard_imports\n"
+        "def is_usual(): return signal.getsignal(2) is signal.default_int_handler\n"
+        "guard_imports(); assert not is_usual()\n"
+        "end_guard(); assert is_usual()\n"
+        "signal.signal(2, signal.SIG_IGN); end_guard()\n"
+        "assert signal.getsignal(2) is signal.SIG_IGN\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("program", ["main_training.py", "sweep.py", "report.py"])
 @pytest.mark.parametrize(
     ("what", "words"),

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from helpers import other_value
 
 from experiment.options import POLICIES, hyperparameters_of, make_parser, parse
 
@@ -34,25 +35,6 @@ def test_the_documented_defaults():
         assert (hp.discount, hp.tau, hp.weight_type) == (0.99, 0.005, "")
         assert hp.scale == (5 if policy == "DMPO_ant" else 10)
         assert hp.hidden == ((256, 256, 256) if policy == "DMPO_ant" else (256, 256))
-
-
-OTHER_CHOICES = {
-    "weight_type": "raw",
-    "score_type": "q",
-    "target_clip": "data",
-    "log_std": "state",
-}
-
-
-def other_value(name, value):
-    """A value of the same kind that is not the default."""
-    if name in OTHER_CHOICES:
-        return OTHER_CHOICES[name]
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, tuple):
-        return (16, 8, 4, 2)
-    return value + 1 if isinstance(value, int) else value / 2 + 0.25
 
 
 @pytest.mark.parametrize("policy", POLICIES)

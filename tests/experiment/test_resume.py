@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import errno
+import json
 import multiprocessing
 import os
 import re
@@ -23,7 +25,7 @@ from runs import ROOT, exit_code_and_errors, make_training, one_file, rows_of, r
 
 from experiment import state
 from experiment.errors import StoppedError
-from experiment.files import DamagedError, read_content, to_bytes, write_content
+from experiment.files import DamagedError, read_content, set_aside, to_bytes, write_content
 from experiment.generators import generator_states
 from experiment.options import POLICIES
 from experiment.results import Results
@@ -255,6 +257,18 @@ def test_a_finished_run_says_so_and_fresh_runs_it_again(hopper, capsys):
     assert len(list(Path("models/old").iterdir())) == 3
 
 
+def test_a_folder_is_set_aside_on_another_disk(monkeypatch):
+    def rename(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    Path("tensorboard/run").mkdir(parents=True)
+    Path("tensorboard/run/events").write_text("precious")
+    monkeypatch.setattr(os, "rename", rename)
+    there = set_aside(Path("tensorboard/run"), Path("results/old"))
+    assert not Path("tensorboard/run").exists()
+    assert (there / "events").read_text() == "precious"
+
+
 def test_a_finished_run_restores_what_was_deleted(hopper):
     argv = command(hopper)
     assert main(argv) == 0
@@ -302,13 +316,15 @@ def test_a_json_that_somebody_changed_is_set_aside(hopper):
     with pytest.raises(StoppedError, match="step 1 "):
         training.train()
     config = one_file("results/AWAC/*.json")
-    for text in ('{"earlier": 5}', "[]", "{", '{"command": null}', "[" * 100_000):
+    content = json.loads(config.read_text())
+    earlier = [json.dumps(content | {"earlier": odd}) for odd in ("abc", ["abc"])]
+    for text in (*earlier, "[]", "{", '{"command": null}', "[" * 100_000):
         config.write_text(text)
         training = make_training(argv)
         training.signals.received = signal.SIGTERM
         with pytest.raises(StoppedError):
             training.train()
-    assert len(list(Path("results/AWAC/old").iterdir())) == 5
+    assert len(list(Path("results/AWAC/old").iterdir())) == 6
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_they_are_listed(hopper):
@@ -327,7 +343,10 @@ def test_a_checkpoint_of_other_settings_is_refused_and_they_are_listed(hopper):
 
 def test_a_hyperparameter_edited_in_the_source_starts_a_run_of_its_own(hopper, tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "tests", "results", "models"))
+    for package in ("d4rl_tasks", "experiment", "speed"):
+        shutil.copytree(ROOT / package, source / package)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, source)
 
     def run():
         argv = [sys.executable, source / "main_training.py", *command(hopper, steps=10)]

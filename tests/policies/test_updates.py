@@ -1,5 +1,7 @@
 """Updates: whom a loss moves, in which order, how often."""
 
+import dataclasses
+
 import pytest
 import torch
 from helpers import (
@@ -13,6 +15,7 @@ from helpers import (
     make_buffer,
     make_policy,
     make_scattered_policy,
+    other_value,
     parameters_of,
     train,
 )
@@ -82,6 +85,41 @@ def test_an_update_moves_what_it_should_and_nothing_else(
             assert not torch.equal(parameter, after[network][key]), f"{network}.{key} stays"
     for parameter in others:
         assert (parameter.grad == 7).all()
+
+
+HYPERPARAMETERS = [
+    (name, field.name, other_value(field.name, field.default))
+    for name, module in MODULES.items()
+    for field in dataclasses.fields(module.Hyperparameters)
+    if field.name != "hidden"  # the sizes of networks differ visibly
+]
+# What lets a hyperparameter matter.
+CONDITIONS = {"ilr": {"info_reg": True}, "target_clip": {"return_range": (-0.1, 0.1)}}
+
+
+@pytest.mark.parametrize(("name", "field", "value"), HYPERPARAMETERS)
+def test_every_hyperparameter_matters(name, field, value):
+    conditions = CONDITIONS.get(field, {})
+    usual, other = (make_policy(name, **conditions, **more) for more in ({}, {field: value}))
+    for policy in (usual, other):
+        torch.manual_seed(1)
+        train(policy, 4)
+    before, after = parameters_of(usual), parameters_of(other)
+    assert before.keys() != after.keys() or any(
+        before[network].keys() != after[network].keys()
+        or any(not torch.equal(p, after[network][key]) for key, p in before[network].items())
+        for network in before
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_optimisers_have_the_learning_rates_of_the_hyperparameters(name):
+    info = {"info_reg": True, "ilr": 3e-6} if name in MIXTURES else {}
+    policy = make_policy(name, learning_rate=2e-3, **info)
+    for key, optimizer in vars(policy).items():
+        if isinstance(optimizer, torch.optim.Optimizer):
+            rates = {group["lr"] for group in optimizer.param_groups}
+            assert rates == {3e-6 if key == "info_optimizer" else 2e-3}, key
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)

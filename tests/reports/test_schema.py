@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_files import groups_of, report, write_run
 
-from reports.schema import LARGEST_CSV, LARGEST_JSON, BadFileError, read_columns, read_config
+from experiment.results import LARGEST_CONFIG
+from reports.schema import LARGEST_CSV, BadFileError, read_columns, read_config
 
 WHOLE = (
     *("", "[]", "null", "1", "{}", '"text"', "{", "\x00", '{"settings": {}}', "NaN"),
@@ -149,7 +150,7 @@ def link_to_nothing(path):
 
 def too_large(path):
     path.touch()
-    os.truncate(path, max(LARGEST_CSV, LARGEST_JSON) + 1)
+    os.truncate(path, max(LARGEST_CSV, LARGEST_CONFIG) + 1)
 
 
 ODD = (pipe, folder, link_to_a_device, link_to_itself, too_large)
