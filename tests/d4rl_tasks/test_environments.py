@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 
 import d4rl_tasks
 from d4rl_tasks.mazes import ANT_LAYOUTS, POINT_LAYOUTS, AntMazeGrid, PointMazeGrid
+from d4rl_tasks.robots import ROBOTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,7 @@ ONE_OF_EACH = [
     "maze2d-umaze-v1",
     "maze2d-eval-large-dense-v1",
 ]
+TINY = 1e-9  # between a bound and a state beside it
 SIZES = {
     **{"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6)},
     **{"ant": (111, 8), "antmaze": (29, 8), "maze2d": (4, 2)},
@@ -166,6 +168,18 @@ def test_lockstep_is_bit_for_bit_the_single_environment(name):
     many.close()
 
 
+def test_goals_in_lockstep_are_the_single_environments():
+    many = d4rl_tasks.make_vec("antmaze-umaze-v2", 3)
+    singles = [d4rl_tasks.make("antmaze-umaze-v2").unwrapped for _ in range(3)]
+    many.reset(seed=[11, 5, 8])
+    for single, seed in zip(singles, [11, 5, 8], strict=True):
+        single.reset(seed=seed)
+    np.testing.assert_array_equal(many.target_goals, [one.target_goal for one in singles])
+    many.reset(options={"reset_mask": np.array([False, True, False])})
+    singles[1].reset()
+    np.testing.assert_array_equal(many.target_goals, [one.target_goal for one in singles])
+
+
 def test_finished_episodes_stand_still_and_masked_resets_restart_only_those():
     many = d4rl_tasks.make_vec("hopper-medium-v2", 2)
     many.reset(seed=0)
@@ -179,6 +193,27 @@ def test_finished_episodes_stand_still_and_masked_resets_restart_only_those():
     many.reset(options={"reset_mask": done})
     assert many.active.all()
     np.testing.assert_array_equal(many.observations()[~done], after[~done])
+
+
+@pytest.mark.parametrize(
+    ("name", "coordinate", "inside", "outside"),
+    [
+        *(("ant", 2, 0.2, 0.2 - TINY), ("ant", 2, 1.0, 1.0 + TINY)),
+        *(("ant", 0, 1e6, np.inf), ("ant", -1, 1e6, np.nan)),
+        *(("walker2d", 1, 0.8 + TINY, 0.8), ("walker2d", 1, 2.0 - TINY, 2.0)),
+        *(("walker2d", 2, 1.0 - TINY, 1.0), ("walker2d", 2, -1.0 + TINY, -1.0)),
+        ("hopper", 1, 0.7 + TINY, 0.7),
+        *(("hopper", 2, 0.2 - TINY, 0.2), ("hopper", 2, -0.2 + TINY, -0.2)),
+        *(("hopper", 3, 100 - TINY, 100), ("hopper", -1, -100 + TINY, -100)),
+    ],
+)
+def test_an_episode_ends_where_a_coordinate_leaves_its_bounds(name, coordinate, inside, outside):
+    robot = ROBOTS[name]()
+    model = robot.model()
+    states = np.tile(np.concatenate([model.qpos0, np.zeros(model.nv)]), (2, 1))
+    states[:, coordinate] = inside, outside
+    qpos, qvel = states[:, : model.nq], states[:, model.nq :]
+    assert robot.terminated(qpos, qvel, None).tolist() == [False, True]
 
 
 def test_time_limits():
@@ -343,6 +378,14 @@ def test_wrong_action_shape_is_one_clear_line():
         environment.step(np.zeros(6))
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1), (3, 6)])
+def test_actions_of_another_shape_are_refused_in_lockstep(shape):
+    many = d4rl_tasks.make_vec("hopper-medium-v2", 3)
+    many.reset(seed=0)
+    with pytest.raises(ValueError, match=r"have the shape \(.*\), not \(3, 3\)"):
+        many.step(np.zeros(shape))
+
+
 def test_a_spec_can_be_written_down_and_read_back():
     for name in ("walker2d-expert-v2", "antmaze-umaze-v0"):
         text = d4rl_tasks.make(name).spec.to_json()
@@ -371,6 +414,14 @@ def test_a_step_before_the_first_reset_says_so():
     ):
         with pytest.raises(gymnasium.error.ResetNeeded):
             environment.step(np.zeros(shape))
+
+
+def test_the_first_reset_must_be_of_all_episodes():
+    many = d4rl_tasks.make_vec("hopper-medium-v2", 2)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        many.reset(options={"reset_mask": np.array([True, False])})
+    many.reset(options={"reset_mask": np.array([True, True])})
+    many.reset(options={"reset_mask": np.array([True, False])})
 
 
 def test_an_action_that_is_not_a_number_is_refused_and_leaves_no_log(tmp_path, monkeypatch):

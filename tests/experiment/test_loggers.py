@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import ROOT, make_training, rows_of, run_command
+from runs import ROOT, exit_code_and_errors, make_training, rows_of, run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment import loggers
@@ -36,7 +36,10 @@ def check_scalars(logged):
     steps = [int(row["step"]) for row in rows]
     expected = {
         "eval/d4rl_normalized_score": [100 * float(row["score_mean"]) for row in rows],
+        "eval/d4rl_normalized_score_std": [100 * float(row["score_std"]) for row in rows],
         "eval/episodic_return": [float(row["return_mean"]) for row in rows],
+        "eval/episodic_return_std": [float(row["return_std"]) for row in rows],
+        "charts/SPS": [float(row["step"]) / float(row["wall_time"]) for row in rows],
         **{
             f"train/{name}_loss": [float(row[f"{name}_loss"]) for row in rows]
             for name in ("critic", "actor", "value")
@@ -90,18 +93,19 @@ def test_a_mixture_is_logged_with_its_components(hopper):
 
 
 def test_an_interrupted_run_is_logged_once(hopper):
-    argv = command(hopper, "--no_cuda_graph")
+    argv = command(hopper, "--no_cuda_graph", "--checkpoint_freq", "20")
     training = make_training(argv)
     train = training.policy.train
 
-    def until_25(*arguments):
-        if training.policy.total_it == 24:
-            raise KeyboardInterrupt  # as a kill: no checkpoint since step 20
+    def until_35(*arguments):
+        if training.policy.total_it == 34:
+            raise KeyboardInterrupt  # as a kill: evaluated at step 30, no checkpoint since step 20
         return train(*arguments)
 
-    training.policy.train = until_25
+    training.policy.train = until_35
     with pytest.raises(KeyboardInterrupt):
         training.train()
+    assert [event.step for event in events().Scalars("charts/SPS")] == [10, 20, 30]
     assert main(argv) == 0
     accumulator = events()
     check_scalars(lambda name: [(e.step, e.value) for e in accumulator.Scalars(name)])
@@ -123,6 +127,32 @@ def test_a_logger_that_fails_is_a_warning_and_the_run_goes_on(hopper, monkeypatc
     warnings = [line for line in capsys.readouterr().err.splitlines() if "TensorBoard" in line]
     assert len(warnings) == 1 and "No space left" in warnings[0]
     assert [row["step"] for row in rows_of("results/IQL/*.csv")] == ["10", "20", "30", "40"]
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A TensorBoard that is installed but cannot be used."""
+
+    def break_off(*_):
+        raise TypeError("Descriptors cannot be created directly.\nDowngrade the package")
+
+    monkeypatch.setattr(loggers, "TensorBoardLogger", break_off)
+
+
+def test_a_logger_that_does_not_start_is_a_warning(hopper, broken, capsys):
+    assert main(command(hopper, "--max_timesteps", "20")) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: tensorboard does not start (Descriptors cannot be")
+    assert [row["step"] for row in rows_of("results/IQL/*.csv")] == ["10", "20"]
+
+
+def test_a_logger_that_was_asked_for_must_start(hopper, broken):
+    code, lines = exit_code_and_errors(command(hopper, "--logger", "tensorboard"))
+    assert code == 2 and not list(Path("results/IQL").glob("*.csv"))
+    (error,) = [line for line in lines if "tensorboard" in line]
+    assert error.startswith("error: tensorboard does not start (Descriptors cannot be")
+    assert error == lines[-1] and error.endswith("reinstall it, or give --logger none")
 
 
 def test_none(hopper):

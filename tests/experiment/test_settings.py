@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from runs import make_training, one_file, rows_of, run_command
 
-from experiment.options import POLICIES, hyperparameters_of
+import d4rl_tasks
+from experiment import settings
+from experiment.options import POLICIES, hyperparameters_of, parse
 from main_training import main
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -62,6 +65,62 @@ def test_other_data_changes_the_name(hopper, tmp_path):
     assert name_of(copy) != name_of(hopper)
 
 
+@pytest.fixture(scope="module")
+def without_a_file(hopper):
+    """A dataset as Minari's, which has no single file."""
+    return dataclasses.replace(d4rl_tasks.load_dataset("hopper-medium-v2", hopper), sha256=None)
+
+
+def test_equal_data_without_a_file_have_one_hash(without_a_file):
+    copies = {name: without_a_file[name].copy() for name in without_a_file.keys()}  # noqa: SIM118
+    same = dataclasses.replace(without_a_file, path=Path("elsewhere"), **copies)
+    assert settings.dataset_sha256(same) == settings.dataset_sha256(without_a_file)
+
+
+@pytest.mark.parametrize(
+    "name", ["observations", "actions", "next_observations", "rewards", "terminals"]
+)
+def test_each_array_of_data_without_a_file_changes_the_hash(without_a_file, name):
+    values = without_a_file[name].copy()
+    values[0] += 1
+    other = dataclasses.replace(without_a_file, **{name: values})
+    assert settings.dataset_sha256(other) != settings.dataset_sha256(without_a_file)
+
+
+def test_the_backend_is_a_setting():
+    ours, original = (
+        settings.option_settings(parse(["--env", "hopper-medium-v2", "--backend", backend]))
+        for backend in ("d4rl_tasks", "d4rl")
+    )
+    assert settings.differences(ours, original) == ["backend was 'd4rl_tasks', is 'd4rl'"]
+
+
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """Runs git in an empty folder that stands for the program's."""
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "settings.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def run(*words):
+        line = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody", *words]
+        return subprocess.check_output(line, cwd=tmp_path, text=True).strip()
+
+    return run
+
+
+def test_the_commit_says_whether_files_differ_from_it(git):
+    assert settings.git_commit() is None
+    git("init", "--quiet")
+    Path("file").write_text("as committed")
+    git("add", "file")
+    git("commit", "--quiet", "--message", "one file")
+    commit = git("rev-parse", "HEAD")
+    Path("untracked").touch()
+    assert len(commit) == 40 and settings.git_commit() == commit
+    Path("file").write_text("changed since")
+    assert settings.git_commit() == f"{commit}+changes"
+
+
 def test_the_length_of_a_run_is_a_setting_only_where_learning_depends_on_it(hopper):
     assert name_of(hopper, steps=20, policy="IQL") != name_of(hopper, steps=30, policy="IQL")
     assert name_of(hopper, steps=20, policy="DMPO") == name_of(hopper, steps=30, policy="DMPO")
@@ -69,10 +128,10 @@ def test_the_length_of_a_run_is_a_setting_only_where_learning_depends_on_it(hopp
 
 def test_every_hyperparameter_is_a_setting(hopper):
     for policy in POLICIES:
-        settings = make_training(run_command(hopper, policy=policy)).state.settings
+        found = make_training(run_command(hopper, policy=policy)).state.settings
         expected = json.loads(json.dumps(dataclasses.asdict(hyperparameters_of(policy))))
-        assert settings.keys() >= expected.keys()
-        assert {k: settings[k] for k in expected} == expected | {"hidden": [8, 8]}
+        assert found.keys() >= expected.keys()
+        assert {k: found[k] for k in expected} == expected | {"hidden": [8, 8]}
 
 
 def test_runs_that_log_differently_are_one_run(hopper, capsys):
