@@ -200,6 +200,39 @@ def test_a_network_that_is_not_finite_is_not_saved(hopper):
         check_finite(training.policy)
 
 
+def test_a_network_that_breaks_ends_the_run_without_a_model_or_a_checkpoint(hopper, monkeypatch):
+    training = make_training(run_command(hopper, "--no_cuda_graph"))
+    policy, update = training.policy, training.policy.update
+
+    def breaking(batch):
+        losses = update(batch)
+        if policy.total_it == 10:
+            with torch.no_grad():
+                next(policy.actor.parameters())[0] = torch.nan
+        return losses
+
+    monkeypatch.setattr(policy, "update", breaking)
+    with pytest.raises(DivergedError, match="actor holds NaN or infinity after train step 10"):
+        training.train()
+    assert not list(Path("models").glob("*.safetensors*"))
+
+
+def test_losses_are_looked_at_between_evaluations(hopper, monkeypatch):
+    monkeypatch.setattr(main_training, "LOSS_CHECK_FREQ", 3)
+    argv = run_command(hopper, "--no_cuda_graph", steps=10, eval_freq=1000, c_loss_freq=1000)
+    training = make_training(argv)
+    policy, update = training.policy, training.policy.update
+
+    def diverging(batch):
+        losses = update(batch)
+        return losses | {"critic": losses["critic"] * torch.inf} if policy.total_it == 2 else losses
+
+    monkeypatch.setattr(policy, "update", diverging)
+    with pytest.raises(DivergedError, match="critic loss became inf at train step 2"):
+        training.train()
+    assert policy.total_it == 3
+
+
 def test_a_run_without_a_whole_window_still_logs_its_loss(hopper):
     assert main(run_command(hopper, c_loss_freq=5000)) == 0
     log = one_file("results/AWAC/*_critic_loss_log.txt").read_text().split()
@@ -259,6 +292,38 @@ def test_the_table_has_what_happened(hopper, monkeypatch):
             means = np.mean([float(one[name]) for one in of_row if name in one])
             assert float(row[f"{name}_loss"]) == pytest.approx(means)
         assert float(log[i]) == pytest.approx(float(row["critic_loss"]))
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Normaliser, task, number of episodes and seed of each evaluation; none is played."""
+    calls = []
+
+    def evaluate(policy, normalizer, env, episodes, seed, **options):
+        calls.append((normalizer, env, episodes, seed))
+        return Outcome(np.zeros(episodes), np.zeros(episodes))
+
+    monkeypatch.setattr(main_training, "evaluate", evaluate)
+    return calls
+
+
+def test_a_run_is_evaluated_with_its_normaliser_on_its_task_from_its_seed(hopper, evaluations):
+    training = make_training(run_command(hopper, "--seed", "5", "--logger", "none"))
+    training.train()
+    assert evaluations == [(training.normalizer, "hopper-medium-v2", 10, 5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [([], [10, 10, 100]), (["--eval_episodes", "3"], [3, 3, 3])]
+)
+def test_only_the_last_evaluation_on_antmaze_has_100_episodes_unless_the_user_says_otherwise(
+    tmp_path, evaluations, more, expected
+):
+    path = tmp_path / "maze.hdf5"
+    generate("antmaze-umaze-v0", path, transitions=50)
+    argv = run_command(path, "--env", "antmaze-umaze-v0", "--logger", "none", *more, steps=30)
+    assert main(argv) == 0
+    assert [episodes for _, _, episodes, _ in evaluations] == expected
 
 
 def test_as_a_user_types_it(hopper):

@@ -3,12 +3,15 @@
 import dataclasses
 import math
 
+import formulas
 import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import TWIN_VALUE
 from runs import exit_code_and_errors, make_training, one_file, rows_of, run_command
 
+from d4rl_tasks import load_dataset
 from experiment.diagnostics import Diagnostics, effective_share, return_range
 from experiment.models import load_policy
 from main_training import main
@@ -67,8 +70,9 @@ def shuffled(hopper, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("policy", ["DMPO", "IQL"])
+@pytest.mark.parametrize("policy", ["DMPO", "DMPO_ant", "IQL"])
 def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopper, policy):
+    pessimistic = TWIN_VALUE.get(policy, formulas.minimum)
     training = make_training(run_command(hopper, policy=policy))
     policy, batch = training.policy, training.diagnostics.batch
     before = torch.get_rng_state()
@@ -77,19 +81,33 @@ def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopp
     assert measured == training.diagnostics.measure()
     action = policy.to_tensor(policy.select_action(policy.to_array(batch.state)))
     with torch.no_grad():
-        value = torch.minimum(*policy.critic(batch.state, action))
-        q_data = torch.minimum(*policy.critic(batch.state, batch.action))
+        value, q_data = (
+            pessimistic(np.stack([policy.to_array(q) for q in policy.critic(batch.state, one)]))
+            for one in (action, batch.action)
+        )
+        weight = policy.to_array(policy.weight(batch).double())
+    data = load_dataset("hopper-medium-v2", hopper)
     expected = {
         "q_data": q_data.mean(),
         "value_policy": value.mean(),
-        "value_max": torch.maximum(value, q_data).max(),
+        "value_max": np.maximum(value, q_data).max(),
         "action_distance": (action - batch.action).square().mean(-1).sqrt().mean(),
+        "effective_sample_size": weight.sum() ** 2 / (weight**2).sum() / len(weight),
+        "data_return_max": return_range(data, data.rewards, 0.99)[1],
         "value_bound": training.buffer.rows[:, -2].max() / (1 - 0.99),
     }
     for name, number in expected.items():
         assert measured[name] == pytest.approx(float(number), rel=1e-4), name
-    assert 0 < measured["effective_sample_size"] <= 1
-    assert 0 < measured["data_return_max"] < measured["value_bound"]
+    assert measured["effective_sample_size"] < 0.99
+
+
+def test_the_sample_is_1000_transitions_of_the_whole_dataset_whatever_the_seed(hopper):
+    sample, other = (
+        make_training(run_command(hopper, "--seed", seed)).diagnostics.batch for seed in "12"
+    )
+    assert all(map(torch.equal, sample, other))
+    assert len(sample.state) == 1000
+    assert len(torch.cat([sample.state, sample.action], 1).unique(dim=0)) > 600
 
 
 def test_equal_weights_are_a_full_sample(hopper):

@@ -48,11 +48,27 @@ class Falls:
     """Acts at once to fall over."""
 
     def __init__(self):
-        self.threads = []
+        self.states, self.threads = [], []
 
     def select_action(self, states):
+        self.states.append(states)
         self.threads.append(torch.get_num_threads())
         return np.ones((len(states), 3), dtype=np.float32)
+
+
+def test_a_policy_sees_normalised_states_in_an_evaluation(normalizer):
+    mean, std = np.linspace(-3, 3, 11), np.linspace(0.5, 2, 11)
+    other = Normalizer(mean.astype(np.float32), std.astype(np.float32))
+    plain, normalised = Falls(), Falls()
+    evaluate(plain, normalizer, HOPPER, 2, 1)
+    evaluate(normalised, other, HOPPER, 2, 1)
+    expected = (np.array(plain.states) - mean) / std
+    np.testing.assert_allclose(normalised.states, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_evaluation_depends_on_its_seed(normalizer):
+    first, again, other = (evaluate(Falls(), normalizer, HOPPER, 2, s).returns for s in (1, 1, 2))
+    assert np.array_equal(first, again) and not set(first) & set(other)
 
 
 def test_evaluation_leaves_the_cores_to_the_environments(normalizer):

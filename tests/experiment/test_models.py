@@ -4,6 +4,7 @@ import pickle
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,8 @@ from runs import (
     same_tensors,
 )
 
+import d4rl_tasks
+from d4rl_tasks.synthetic.generate import generate
 from experiment.errors import RunError
 from experiment.files import read_content, write_content
 from experiment.models import load_policy, read_model_info
@@ -25,6 +28,50 @@ from main_training import main
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 MODEL = "models/*_????????.safetensors"
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """A small dataset of each task; the second of two rewards of 1 ends an episode."""
+    folder = tmp_path_factory.mktemp("data")
+    paths = {env: folder / f"{env}.hdf5" for env in ("hopper-medium-v2", "antmaze-umaze-v0")}
+    for env, path in paths.items():
+        generate(env, path, transitions=100)
+        with h5py.File(path, "r+") as file:
+            file["rewards"][[20, 60]] = 1
+            file["terminals"][60] = True
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("env", "policy", "factor", "offset"),
+    [
+        ("hopper-medium-v2", "DMPO", 1, 0),
+        ("hopper-medium-v2", "DMPO_ant", 1, 0),
+        ("hopper-medium-v2", "AWAC", 1, 0),
+        ("antmaze-umaze-v0", "DMPO", 1, -1),
+        ("antmaze-umaze-v0", "DMPO_ant", 100, 0),
+        ("antmaze-umaze-v0", "AWAC", 1, -1),
+    ],
+)
+def test_a_policy_trains_on_its_datasets_normalised_states_and_its_own_rewards(
+    datasets, env, policy, factor, offset
+):
+    argv = run_command(datasets[env], "--env", env, "--seed", "3", policy=policy)
+    training = make_training(argv)
+    data = d4rl_tasks.load_dataset(env, datasets[env])
+    observations = data.observations.astype(np.float64)
+    mean, std = observations.mean(0), observations.std(0) + 1e-3
+    states, next_states = (observations - mean) / std, (data.next_observations - mean) / std
+    rewards, not_done = factor * data.rewards + offset, 1 - data.terminals
+    assert rewards.min() < rewards.max() and not_done.min() < not_done.max()
+    rows = np.column_stack([states, data.actions, next_states, rewards, not_done])
+    np.testing.assert_allclose(training.buffer.rows.cpu(), rows, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(training.normalizer(observations), states, rtol=1e-4, atol=1e-4)
+    spec = training.policy.spec
+    assert spec.is_antmaze == (env == "antmaze-umaze-v0")
+    assert spec.reward_range == (rewards.min(), rewards.max())
+    assert training.buffer.generator.initial_seed() == 3
 
 
 @pytest.mark.parametrize("policy", POLICIES)

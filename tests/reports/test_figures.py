@@ -56,6 +56,17 @@ def test_the_band_is_explained_in_the_picture(tmp_path):
     assert [text.get_text() for text in texts] == ["AWAC", BAND]
 
 
+def test_the_band_is_one_standard_deviation_around_the_mean(tmp_path):
+    write_run(tmp_path, scores=[0.1, 0.2, 0.3])
+    write_run(tmp_path, scores=[0.3, 0.4, 0.8], seed=2)
+    (axis,) = figures_of(tmp_path)["learning_curves"].axes
+    (band,) = axis.collections
+    steps, heights = band.get_paths()[0].vertices.T
+    limits = [(heights[steps == step].min(), heights[steps == step].max()) for step in (1, 2, 3)]
+    mean, std = np.array([20, 30, 55]), np.sqrt([200, 200, 1250])
+    np.testing.assert_allclose(np.transpose(limits), [mean - std, mean + std])
+
+
 @pytest.mark.parametrize("options", ["", " --discount 0.9 --tau 0.01 --learning_rate 0.001"])
 def test_the_legend_stays_within_the_picture(tmp_path, options):
     for policy, seed in itertools.product(POLICIES, (1, 2)):
@@ -118,8 +129,17 @@ def test_diagnostics_are_drawn_with_their_limits(tmp_path):
     write_run(tmp_path, "--policy AWAC --env walker2d-medium-v2")
     figure = figures_of(tmp_path)["diagnostics"]
     assert len(figure.axes) == len(DIAGNOSTICS)  # only of the task that has them
-    value = figure.axes[0]
-    assert [set(line.get_ydata()) for line in value.lines] == [{2.0}, {4.0}, {5.0}]
+    drawn = {
+        axis.get_title(loc="left"): [set(line.get_ydata()) for line in axis.lines]
+        for axis in figure.axes
+    }
+    assert drawn == {
+        "Q of the policy's actions, mean": [{2.0}, {4.0}, {5.0}],
+        "Q of the data's actions, mean": [{1.0}],
+        "largest Q": [{3.0}, {4.0}, {5.0}],
+        "effective sample size, share": [{4.0}],
+        "distance to the data's actions": [{5.0}],
+    }
 
 
 def test_limits_far_above_the_curves_do_not_flatten_them(tmp_path):
