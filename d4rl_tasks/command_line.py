@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from d4rl_tasks.errors import Interruption, UserError
 
-BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE, which Windows has not
+BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE, which Windows lacks
 
 
 def printable(text: object) -> str:

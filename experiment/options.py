@@ -84,7 +84,8 @@ def hyperparameters_of(policy: str) -> Any:
     """
     known = policy_module(policy).Hyperparameters()
     kinds = typing.get_type_hints(type(known))
-    floats = {name: float(getattr(known, name)) for name, kind in kinds.items() if kind is float}
+    whole = {name: value for name, value in vars(known).items() if isinstance(value, int)}
+    floats = {name: float(value) for name, value in whole.items() if kinds.get(name) is float}
     return dataclasses.replace(known, **floats)
 
 

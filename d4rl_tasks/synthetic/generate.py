@@ -386,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--transitions",
         type=number(int, 2, MOST_TRANSITIONS),
-        help="rows of the file; needs --out (default: D4RL's number, less for two robots)",
+        help="rows of the file; needs --out (default: see docs/data.md)",
     )
     parser.add_argument(
         "--behaviour",
