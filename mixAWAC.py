@@ -80,7 +80,7 @@ class MixtureActor(nn.Module):
     def sample(self, state: Tensor) -> Tensor:
         """(B, A): a component of alpha(s), then its Gaussian.
 
-        No temperature changes which component is the most probable after Gumbel noise.
+        A temperature would not change which logit is the largest after Gumbel noise.
         """
         component = F.gumbel_softmax(self.gate(state)).argmax(-1)
         return sample(self(state, self.components[component, 0]))

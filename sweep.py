@@ -57,7 +57,7 @@ from experiment.options import (
     policy_name,
 )
 from experiment.options import make_parser as make_run_parser
-from experiment.settings import option_settings
+from experiment.settings import LONGEST_NAME, option_settings
 from reports.errors import ReportError
 from reports.schema import read_columns, read_config
 from utils import ReplayBuffer, RunSpec
@@ -78,7 +78,6 @@ PAPER_SCALE, ANTMAZE_SCALE = "10.0", "5.0"
 # are this project's own.
 REFUSED = {"--policy", "--env", "--seed", "--fresh", "--backend"}
 LOGS = Path("results") / "sweep"
-LONGEST_NAME = 150  # characters of a log's name, before the hash
 MOST_SEEDS = 10_000
 REFRESH = 2.0  # seconds between looks at the runs
 REFRESH_LOG = 60.0  # seconds between tables where the output is not a terminal
@@ -465,11 +464,12 @@ class Sweep:
 
     def _outcome(self, reference: Any, job: Job) -> str:
         try:
-            code = self.ray.get(reference)
+            if self.ray.get(reference) == 0:
+                return "finished"
+            reason = last_line(job.log)
         except self.ray.exceptions.RayError as error:
             reason = printable(getattr(error, "cause", None) or error)[:200]
-            return f"failed: {reason}, see {job.log}"
-        return "finished" if code == 0 else f"failed: {last_line(job.log)}, see {job.log}"
+        return f"failed: {reason}, see {job.log}"
 
     def stop(self) -> None:
         """Ask all runs for a checkpoint and wait for it."""

@@ -207,7 +207,7 @@ class LockstepVectorEnv(VectorEnv):
                 f"options['reset_mask'] must have the shape ({self.num_envs},) and a True in it"
             )
         if not (self._is_reset or mask.all()):
-            raise ResetNeeded("the first reset must be of all episodes")
+            raise ResetNeeded("the first reset must reset all episodes")
         return mask
 
     def render(self) -> tuple[np.ndarray, ...] | None:

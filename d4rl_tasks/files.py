@@ -167,7 +167,7 @@ def read_small(path: Path, limit: int = NOTE_BYTES) -> str:
 
 
 class NoProgressError(D4RLTaskError):
-    """Another process holds a lock and does not get on."""
+    """Another process holds a lock and makes no progress."""
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def write_note(path: Path, content: Checksum, origin: str, modified: int) -> Non
 
     Args:
         origin: follows "# N bytes": "from URL", or COMPUTED_HERE.
-        modified: `st_mtime_ns` before the checksum was computed.
+        modified: `st_mtime_ns` of the content that the checksum is of.
 
     Raises:
         D4RLTaskError: the note cannot be written.

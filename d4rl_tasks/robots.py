@@ -330,7 +330,7 @@ def make_robot(task: Task) -> Robot:
         return PointMaze(PointMazeGrid(POINT_LAYOUTS[task.maze]), dense=task.quality == "dense")
     if task.robot not in ROBOTS:
         robots = ", ".join((*ROBOTS, "antmaze", "maze2d"))
-        raise D4RLTaskError(f"no robot named {task.robot!r}: there are {robots}")
+        raise D4RLTaskError(f"unknown robot {task.robot!r}: choose from {robots}")
     return ROBOTS[task.robot]()
 
 

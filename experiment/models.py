@@ -142,15 +142,16 @@ def find_model(options: Options, dataset: d4rl_tasks.Dataset) -> Path | None:
     """The file of --load_model; "default" is the model of the same run without that option.
 
     Raises:
-        RunError: it is not there.
+        RunError: the default is not there; the command line has checked a path.
     """
     given = options.run.load_model
-    if given == "default":
-        own = run_name(make_settings(options, dataset, None), dataset, options.run.name)
-        given = MODELS / f"{own}.safetensors"
-    if given and not Path(given).is_file():
-        raise RunError(f"the model {given} does not exist: give the path of a .safetensors file")
-    return Path(given) if given else None
+    if given != "default":
+        return Path(given) if given else None
+    own = run_name(make_settings(options, dataset, None), dataset, options.run.name)
+    path = MODELS / f"{own}.safetensors"
+    if not path.is_file():
+        raise RunError(f"the model {path} does not exist: give the path of a .safetensors file")
+    return path
 
 
 def load_weights(path: Path, policy: Policy, normalizer: Normalizer, dataset_sha256: str) -> None:

@@ -138,7 +138,7 @@ def policy_name(text: str) -> str:
     for name in POLICIES:
         if name.lower() == text.lower():
             return name
-    raise argparse.ArgumentTypeError(f"no policy {text!r}: choose from {', '.join(POLICIES)}")
+    raise argparse.ArgumentTypeError(f"unknown policy {text!r}: choose from {', '.join(POLICIES)}")
 
 
 def _add_run_options(parser: Parser) -> None:
@@ -218,7 +218,7 @@ def _adder(parser: Parser, title: str) -> Callable[..., None]:
 def _model_path(text: str) -> str:
     if text not in ("", "default") and not Path(text).is_file():
         raise argparse.ArgumentTypeError(
-            f"there is no file {text}: give the path of a .safetensors file"
+            f"{text} is not a file: give the path of a .safetensors file"
         )
     return text
 

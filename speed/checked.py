@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 if TYPE_CHECKING:
     from utils import Policy, ReplayBuffer
 
-# How many cycles later the steps are tried again: a prime, so that remainders by others differ.
+# The steps are tried again this many cycles later. A prime, so that other remainders change.
 FAR = 1_000_003
 # How far faster steps may be from the same steps one by one: in a loss, relative to it, and in a
 # network, relative to the distance that the steps have moved it.

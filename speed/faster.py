@@ -32,10 +32,10 @@ def faster_training(
     parts = policy, replay_buffer, batch_size, note
     if policy.device.type == "cuda":
         if compiles:
-            note("warning: a GPU has CUDA graphs: --compile is ignored")
+            note("warning: --compile is ignored on a GPU, which has CUDA graphs")
         return CapturedTraining(*parts) if captures else None
     if not captures:
-        note("warning: a CPU has no CUDA graphs: --no_cuda_graph is ignored")
+        note("warning: --no_cuda_graph is ignored on a CPU")
     if not compiles:
         return None
     training = CompiledTraining(*parts)

@@ -29,7 +29,7 @@ collect_ignore = [] if importlib.util.find_spec("mujoco_py") else ["original_sta
 
 @pytest.fixture(scope="session", autouse=True)
 def physics_has_warned():
-    """MuJoCo is not the pinned one on every Python, which the first environment says, once."""
+    """Python 3.14 has another MuJoCo than the others: the first environment warns of it, once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warn_if_unverified()

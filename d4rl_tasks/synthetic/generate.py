@@ -7,7 +7,6 @@ generated. It depends on the task, the behaviour, the number of transitions and 
 """
 
 import argparse
-import contextlib
 import io
 import signal
 import sys
@@ -21,9 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from d4rl_tasks.command_line import Parser, number, run_program
+from d4rl_tasks.datasets import generate_once
 from d4rl_tasks.environments import LockstepVectorEnv, make_vec
 from d4rl_tasks.errors import D4RLTaskError
-from d4rl_tasks.files import atomic_path, exists, sole_writer, synthetic_path
+from d4rl_tasks.files import atomic_path, exists, synthetic_path
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointController
@@ -413,18 +413,17 @@ def _generate(options: argparse.Namespace) -> None:
         raise D4RLTaskError(
             f"the folder {out.parent} does not exist: create it, or give another --out"
         )
-    _check_free(out)
-    # A run that needs the dataset of this name waits for it.
-    with contextlib.nullcontext() if options.out else sole_writer(out, "generates"):
-        _check_free(out)
-        how = options.transitions, options.seed, options.behaviour
-        statistics = generate(options.task, out, *how)
-    print(describe(out, statistics))
-
-
-def _check_free(out: Path) -> None:
     if exists(out):
         raise D4RLTaskError(f"{out} exists already: give another file with --out")
+
+    def write() -> None:
+        how = options.transitions, options.seed, options.behaviour
+        print(describe(out, generate(options.task, out, *how)))
+
+    if options.out:
+        write()
+    else:  # a run that needs the dataset of this name waits for it
+        generate_once(options.task, out, write)
 
 
 if __name__ == "__main__":

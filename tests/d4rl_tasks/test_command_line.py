@@ -1,4 +1,4 @@
-"""A program's output: readers that go, encodings without every character, no output at all."""
+"""A program's output: readers that go away, encodings that lack a character, no output at all."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def run(**settings):
     return subprocess.Popen([sys.executable, "-c", PROGRAM], stderr=subprocess.PIPE, **settings)
 
 
-def test_a_reader_that_goes_is_no_success():
+def test_a_reader_that_goes_away_is_not_a_success():
     program = run(stdout=subprocess.PIPE)
     program.stdout.readline()
     program.stdout.close()
@@ -35,7 +35,7 @@ def test_a_character_that_the_encoding_lacks_is_escaped():
     assert output.startswith(b"score 0 \\xb1 1\n")
 
 
-def test_a_closed_output_is_no_error():
+def test_a_closed_output_is_not_an_error():
     program = run(preexec_fn=lambda: os.close(1))
     _, errors = program.communicate(timeout=60)
     assert (program.returncode, errors) == (0, b"")

@@ -99,7 +99,7 @@ def test_an_early_close_is_resumed_within_one_call(server, folder, content):
     assert (folder / TASK.file_name).read_bytes() == content
 
 
-def test_the_next_call_goes_on_where_the_last_one_stopped(server, folder, content):
+def test_the_next_call_continues_where_the_last_one_stopped(server, folder, content):
     server.script = [serve(content, stop_after=3000), send(503, b"")]
     fails("answered 503")
     assert part_of(folder).read_bytes() == content[:3000]
@@ -172,7 +172,7 @@ def test_without_a_validator_nothing_is_resumed(server, folder, content):
     assert (folder / TASK.file_name).read_bytes() == content
 
 
-def test_a_part_from_another_server_is_not_gone_on_with(server, monkeypatch, content):
+def test_a_part_from_another_server_is_not_continued(server, monkeypatch, content):
     server.script = [serve(content, stop_after=3000)]
     monkeypatch.setattr(transfer, "PAUSES", ())
     fails("ended after 3000 of")
@@ -284,7 +284,7 @@ def test_a_name_that_cannot_be_looked_up_is_given_up(monkeypatch):
 
 
 @pytest.mark.parametrize("mirror", ["ftp://host/x", "host/x", "http://", "http://["])
-def test_a_mirror_that_is_no_http_address(monkeypatch, mirror):
+def test_a_mirror_that_is_not_an_http_address(monkeypatch, mirror):
     monkeypatch.setenv("D4RL_MIRROR", mirror)
     fails("D4RL_MIRROR is .*http://")
 

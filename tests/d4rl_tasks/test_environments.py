@@ -301,7 +301,7 @@ def test_balls_start_in_free_cells_at_the_goals_too(name):
 
 
 @pytest.mark.parametrize(("kind", "reward"), [("", 1.0), ("-dense", np.exp(-0.3))])
-def test_at_the_goal_a_ball_is_rewarded_and_its_episode_goes_on(kind, reward):
+def test_at_the_goal_a_ball_is_rewarded_and_its_episode_continues(kind, reward):
     environment = d4rl_tasks.make(f"maze2d-medium{kind}-v1")
     environment.reset(seed=0)
     ball = environment.unwrapped

@@ -180,7 +180,7 @@ def test_wrong_arrays_are_refused(files, tmp_path, monkeypatch, changes, words):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
-def test_files_that_are_no_archives_are_refused(files, tmp_path, content):
+def test_files_that_are_not_archives_are_refused(files, tmp_path, content):
     path = tmp_path / "data.npz"
     whole = (files / f"{FILES[MAZE]}.npz").read_bytes()
     path.write_bytes(whole[:5_000] if content is None else content)

@@ -57,7 +57,7 @@ def test_the_policy_inside_a_d4rl_file_generates_the_same_data(tmp_path, ours):
         assert "iteration" not in one["metadata"]
 
 
-def test_a_header_that_is_no_python_is_unreadable(tmp_path, ours):
+def test_a_header_that_is_not_python_is_unreadable(tmp_path, ours):
     path = save(tmp_path / "p.npz", ours.weights)
     with zipfile.ZipFile(path, "a") as archive:
         header = b"{'descr': (" + b" " * 108 + b"\n"

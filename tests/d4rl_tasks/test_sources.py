@@ -173,7 +173,9 @@ def test_no_source_has_the_right_file(servers, folder, wrong):
     assert list(folder.iterdir()) == [folder / f"{FILE}.lock"]
 
 
-def test_the_next_source_goes_on_where_the_last_one_stopped(servers, monkeypatch, folder, content):
+def test_the_next_source_continues_where_the_last_one_stopped(
+    servers, monkeypatch, folder, content
+):
     monkeypatch.setattr(transfer, "PAUSES", ())
     servers.berkeley.script = [serve(content, stop_after=3000)]
     servers.hugging_face.script = [serve(content, etag='"another"')]
@@ -211,7 +213,7 @@ def test_a_wrong_beginning_costs_no_source(servers, monkeypatch, folder, content
     assert servers.archive.requests == []
 
 
-def test_a_slow_server_is_left_and_the_next_one_goes_on(
+def test_a_slow_server_is_left_and_the_next_one_continues(
     servers, monkeypatch, folder, content, capsys
 ):
     monkeypatch.setattr(transfer, "SLOW_WINDOW", 0.2)

@@ -118,7 +118,7 @@ def test_fresh_sets_the_events_aside(hopper):
     assert len(events().Scalars("train/critic_loss")) == 4
 
 
-def test_a_logger_that_fails_is_a_warning_and_the_run_goes_on(hopper, monkeypatch, capsys):
+def test_a_logger_that_fails_is_a_warning_and_the_run_continues(hopper, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 

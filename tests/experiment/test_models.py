@@ -130,7 +130,7 @@ def test_bad_model_files_are_refused_and_nothing_in_them_is_executed(hopper):
     assert not Path("executed").exists()
 
 
-def test_a_model_of_another_policy_or_size_is_no_start(hopper):
+def test_a_model_of_another_policy_or_size_is_refused(hopper):
     main(run_command(hopper))
     good = str(one_file(MODEL))
     code, errors = exit_code_and_errors(run_command(hopper, "--load_model", good, policy="IQL"))

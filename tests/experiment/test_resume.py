@@ -386,7 +386,7 @@ def test_a_second_process_is_refused(hopper, capsys, folder):
     assert main(command(hopper)) == 0
 
 
-def test_how_a_finished_run_goes_on_is_said(hopper, capsys):
+def test_a_finished_run_says_how_to_continue_it(hopper, capsys):
     for policy, how in (("AWAC", "a higher --max_timesteps continues it"), ("IQL", "of its own")):
         for _ in range(2):
             assert main(run_command(hopper, policy=policy)) == 0
@@ -428,7 +428,7 @@ def test_signals_stop_a_run_with_a_checkpoint(hopper, number, code):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_imports_is_no_traceback(hopper, number):
+def test_a_signal_during_the_imports_gives_no_traceback(hopper, number):
     """Sent when the first module of torch is being imported, however long that takes to come."""
     code = (
         "import os, runpy, sys\n"

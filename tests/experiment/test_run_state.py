@@ -43,7 +43,7 @@ def test_a_checkpoint_restores_the_generators_the_name_and_the_time_of_a_run(hop
     assert 1000 <= restored.seconds < 2000
 
 
-def test_the_wall_time_goes_on_where_a_run_is_resumed(hopper, monkeypatch):
+def test_the_wall_time_continues_where_a_run_is_resumed(hopper, monkeypatch):
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
 
     def evaluate(*arguments, **options):

@@ -157,14 +157,14 @@ ODD = (pipe, folder, link_to_a_device, link_to_itself, too_large)
 
 
 @pytest.mark.parametrize("make", [*ODD, link_to_nothing])
-def test_a_json_that_is_no_regular_file(tmp_path, bad, make):
+def test_a_json_that_is_not_a_regular_file(tmp_path, bad, make):
     bad.unlink()
     make(bad)
     assert is_left_out(tmp_path, bad)
 
 
 @pytest.mark.parametrize("make", ODD)
-def test_a_csv_that_is_no_regular_file(tmp_path, bad, make):
+def test_a_csv_that_is_not_a_regular_file(tmp_path, bad, make):
     bad.with_suffix(".csv").unlink()
     make(bad.with_suffix(".csv"))
     assert is_left_out(tmp_path, bad)
