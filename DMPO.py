@@ -51,10 +51,10 @@ class Hyperparameters:
     temperature: Positive = 0.67  # of the Gumbel-softmax
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
-    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
-    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not the paper's
-    target_clip: Literal["", "rewards", "data"] = ""  # bounds y by possible or found returns
-    layer_norm: bool = False  # in the critics; not the paper's
+    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not in the paper
+    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not in the paper
+    target_clip: Literal["", "rewards", "data"] = ""  # clips y to possible or observed returns
+    layer_norm: bool = False  # in the critics; not in the paper
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
     ilr: Positive = 5e-7  # learning rate of the mutual information

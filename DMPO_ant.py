@@ -42,9 +42,9 @@ class Hyperparameters:
     temperature: Positive = 0.67  # of the Gumbel-softmax
     scale: NonNegative = 5.0  # alpha, of the advantages; 0 is plain regression; 10 on MuJoCo
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
-    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not the paper's
-    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not the paper's
-    layer_norm: bool = False  # in the critics; not the paper's
+    weight_floor: Fraction = 0.0  # least weight, as a share of the largest; not in the paper
+    advantage_quantile: HalfFraction = 0.0  # cuts both tails of the advantages; not in the paper
+    layer_norm: bool = False  # in the critics; not in the paper
     kl_weight: NonNegative = 1.0  # beta, of KL(q(z|s,a) || p(z|s))
     info_reg: bool = False  # maximise the mutual information of z and (s, a)
     ilr: Positive = 5e-7  # learning rate of the mutual information
@@ -68,9 +68,18 @@ class DMPO_ant(DMPO):
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Bounds of V's targets: those of an endless episode; [0, 100] on antmaze."""
+        """Bounds of possible returns; [0, 100] on antmaze, whose episodes have one reward."""
+        return (0.0, 100.0) if self.spec.is_antmaze else super().value_range
+
+    @property
+    def target_range(self) -> tuple[float, float]:
+        """Bounds of V's targets: `value_range` on antmaze, else those of an endless episode.
+
+        Where every reward is positive, as on hopper, V then cannot be as low as the returns before
+        a fall. That is the release's rule.
+        """
         if self.spec.is_antmaze:
-            return 0.0, 100.0
+            return self.value_range
         return endless_returns(self.spec.reward_range, self.hp.discount)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -81,12 +90,12 @@ class DMPO_ant(DMPO):
     def value_loss(self, batch: Batch) -> Tensor:
         """(V(s) - Q'(s, mu'(s, z*)))^2, by the target networks, batch mean, 0-d.
 
-        The target is clipped to `value_range`.
+        The target is clipped to `target_range`.
         """
         with torch.no_grad():
             action, _ = self.best_component(self.actor_target, batch.state)
             target = self.pessimistic(self.critic_target(batch.state, action))
-            target = target.clamp(*self.value_range)
+            target = target.clamp(*self.target_range)
         return F.mse_loss(self.value(batch.state), target)
 
     def critic_loss(self, batch: Batch) -> Tensor:

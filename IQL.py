@@ -48,7 +48,7 @@ class Hyperparameters:
     scale: NonNegative = 10.0  # alpha, of the advantages; 0 is plain regression
     weight_type: WeightType = ""  # of the advantage weights; "" is adapt
     expectile: Fraction = 0.9  # tau of the expectile regression
-    log_std: LogStd = "global"  # of each state, one for all (IQL's own) or the release's
+    log_std: LogStd = "global"  # one for each state, one for all (IQL's own) or the release's
 
 
 class IQL(Policy):

@@ -67,7 +67,7 @@ class Training:
         if model:
             load_weights(model, self.policy, self.normalizer, settings["dataset_sha256"])
         self.state = RunState(settings, self.policy, self.buffer, self.results)
-        self.diagnostics = Diagnostics(self.policy, self.buffer)
+        self.diagnostics = Diagnostics(self.policy, self.buffer, run.batch_size)
 
     def train(self) -> None:
         """Train to the last step, from the checkpoint if there is one.
@@ -103,10 +103,10 @@ class Training:
         return faster_training(*parts, captures=not run.no_cuda_graph, compiles=run.compile)
 
     def _steps_until_due(self, step: int) -> int:
-        """Train steps up to the next that something is due after, or to the last."""
-        logs = LOSS_CHECK_FREQ, self.options.c_loss_freq
-        frequencies = *logs, self.options.eval_freq, self._checkpoint_freq
-        left = self.options.max_timesteps - step
+        """Train steps until the next log, evaluation or checkpoint, or the last step."""
+        run = self.options
+        frequencies = LOSS_CHECK_FREQ, run.c_loss_freq, run.eval_freq, self._checkpoint_freq
+        left = run.max_timesteps - step
         return min(left, *(frequency - step % frequency for frequency in frequencies))
 
     def _log_and_evaluate(self, step: int) -> None:
@@ -142,7 +142,7 @@ class Training:
             )
 
     def _evaluate(self) -> None:
-        """Evaluate and write the results, unless a signal comes in between: then it stays due."""
+        """Evaluate and write the results; if a signal comes, the evaluation stays due."""
         run, step = self.options, self.policy.total_it
         if run.save_model:
             self._save_model(self.results.model_path)
@@ -218,10 +218,10 @@ class Training:
             from reports.whole import figures_of_run
 
             model = self.results.model_path if self.options.save_model else None
-            return figures_of_run(self.results.config_path, model, self.options.seed)
+            return figures_of_run(self.results.config_path, model)
         except ModuleNotFoundError:
             return {}
-        except Exception as error:  # the run is done: none of its pictures may fail it
+        except Exception as error:  # the run is done: a figure must not fail it
             print(f"warning: no figures are logged: {printable(error)}", file=sys.stderr)
             return {}
 

@@ -28,11 +28,14 @@ def make_parser(command: str) -> Parser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    (_add_report_options if command == "report" else _add_model_options)(parser, command)
+    if command == "report":
+        _add_report_options(parser)
+    else:
+        _add_model_options(parser, command)
     return parser
 
 
-def _add_report_options(parser: Parser, command: str) -> None:
+def _add_report_options(parser: Parser) -> None:
     parser.add_argument(
         "results", nargs="?", type=Path, default=Path("results"), help="(default: %(default)s)"
     )
@@ -95,7 +98,7 @@ def run_command(command: str, arguments: argparse.Namespace) -> None:
     """Run one of the commands.
 
     Raises:
-        UserError: something that the user can mend, such as a missing package.
+        UserError: something that the user can fix, such as a missing package.
     """
     try:
         COMMANDS[command](arguments)

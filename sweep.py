@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,10 +83,11 @@ MOST_SEEDS = 10_000
 REFRESH = 2.0  # seconds between looks at the runs
 REFRESH_LOG = 60.0  # seconds between tables where the output is not a terminal
 GRACE = 120.0  # seconds that runs have to write a checkpoint
+TIMED_CALLS = 6
 
 
 class SweepError(UserError):
-    """Something the user can mend."""
+    """Something the user can fix."""
 
 
 class StopRequest:
@@ -190,7 +192,10 @@ def make_parser() -> Parser:
         "--gpus", type=number(float, 0), default=0, help="GPUs for a run, such as 0.25 (0)"
     )
     parser.add_argument(
-        "--retries", type=number(int, 0), default=3, help="of a run that died (%(default)s)"
+        "--retries",
+        type=number(int, 0),
+        default=3,
+        help="restarts of a run that died (%(default)s)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the runs and an estimate of their time"
@@ -240,7 +245,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         if other is not job:
             raise SweepError(
                 f"{other.name!r} and {job.name!r} are the same run: give one value of an option "
-                "that decides nothing in a run, such as --max_timesteps or --eval_freq"
+                "that does not change a run's results, such as --eval_freq, or of --max_timesteps"
             )
 
 
@@ -451,7 +456,7 @@ class Sweep:
         for name, wanted in (("CPU", arguments.cpus), ("GPU", arguments.gpus)):
             if wanted > there.get(name, 0):
                 raise SweepError(
-                    f"a run asks for {wanted:g} {name}, Ray has {there.get(name, 0):g} in all"
+                    f"a run needs {wanted:g} {name}, but Ray has {there.get(name, 0):g} in total"
                 )
 
     def wait(self, seconds: float) -> None:
@@ -542,7 +547,7 @@ def duration(seconds: float) -> str:
 
 def _progress(job: Job, state: State) -> str:
     rate = "" if state.rate is None else f"{state.rate:.1f} steps/s"
-    score = "" if state.score is None else f"score {state.score:.1f}"
+    score = "" if state.score is None else f"score {state.score:z.1f}"
     return f"{state.step:>9}/{job.options.run.max_timesteps:<9}{rate:>15}{score:>13}"
 
 
@@ -554,7 +559,7 @@ class Screen:
 
     def show(self, text: str, *, final: bool = False) -> None:
         if sys.stdout.isatty():
-            columns, lines = os.get_terminal_size()
+            columns, lines = shutil.get_terminal_size()  # 80 x 24 where it is not known
             if not final:  # lines that wrapped could not be overwritten
                 text = "\n".join(line[:columns] for line in text.split("\n")[: lines - 1])
             up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
@@ -651,12 +656,12 @@ def measure(job: Job, threads: int) -> tuple[float, float]:
     return step, min(evaluation) * d4rl_tasks.get_task(job.env).max_episode_steps
 
 
-def _time(function: Callable[[], object], calls: int = 6) -> float:
+def _time(function: Callable[[], object]) -> float:
     """Seconds of a call, the mean of several."""
     start = time.perf_counter()
-    for _ in range(calls):
+    for _ in range(TIMED_CALLS):
         function()
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / TIMED_CALLS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

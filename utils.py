@@ -278,10 +278,11 @@ def _soft_clamp(value: Tensor, bounds: tuple[float, float]) -> Tensor:
     return (low + high) / 2 + (high - low) / 2 * value.tanh()
 
 
+@torch.no_grad()
 def sample(policy: Normal, shape: Sequence[int] = ()) -> Tensor:
     """Actions (*shape, ..., A) drawn from Normals over (..., A), without a gradient.
 
-    Unlike `Normal.sample` it does not wait for the device, where that checks the deviations.
+    Unlike `Normal.sample`, which checks the deviations, it does not wait for the device.
     """
     noise = torch.randn(*shape, *policy.mean.shape, device=policy.mean.device)
     return torch.addcmul(policy.mean, policy.stddev, noise)
@@ -320,8 +321,8 @@ def advantage_weight(
         weight_type: "" or "adapt": exp(scale (A - max A) / (max A - min A)) over its batch mean;
             "clamp": exp(scale A) in [0, 100]; "raw": exp(scale (A - max A)) over its batch mean.
         floor: before the division by the mean, no weight is below this share of the largest.
-        quantile: at most 0.5; advantages below this quantile count as it does, and those above its
-            opposite as that one does. Both are additions to the paper, off at 0.
+        quantile: at most 0.5; advantages are clamped to the quantiles `quantile` and
+            1 - `quantile`. `floor` and `quantile` are additions to the paper, off at 0.
     """
     if quantile:
         low, high = (torch.quantile(advantage, one) for one in (quantile, 1 - quantile))
@@ -385,7 +386,7 @@ def polyak_update(network: nn.Module, target: nn.Module, tau: float) -> None:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The facts of a run that a policy needs; none of them is for a person to edit.
+    """The facts of a run that a policy needs; not meant to be edited.
 
     Attributes:
         state_dim: S.

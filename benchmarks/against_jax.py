@@ -11,7 +11,6 @@ rounding.
 """
 
 import functools
-import importlib
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch import nn
 
 from benchmarks.train_step import make_buffer, refuse, seconds
 from d4rl_tasks.command_line import Parser
+from experiment.options import policy_class, policy_module
 from speed.compiled import CompiledTraining
 from utils import MLP, Batch, Policy, ReplayBuffer, RunSpec
 
@@ -187,10 +187,10 @@ def awac(hp: Any, optimizers: State) -> Update:
 
 def make_ours(name: str) -> Policy:
     """Our policy, which updates all its networks in every step."""
-    module = importlib.import_module(name)
     spec = RunSpec(STATE_DIM, ACTION_DIM, train_steps=TRAIN_STEPS)
     own = {"log_std": "state"} if name == "IQL" else {}  # as AWAC's: `gaussian` below
-    return getattr(module, name)(spec, module.Hyperparameters(policy_freq=1, **own))
+    hyperparameters = policy_module(name).Hyperparameters(policy_freq=1, **own)
+    return policy_class(name)(spec, hyperparameters)
 
 
 def make_jax(policy: Policy) -> tuple[Update, State]:

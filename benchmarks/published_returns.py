@@ -10,6 +10,7 @@ https://github.com/google-research/deep_ope), which D4RL's authors trained and e
 Actions are sampled, as theirs were. Prints a Markdown table.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -25,8 +26,8 @@ from d4rl_tasks import D4RLTaskError
 from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.files import read_errors, read_small
 from d4rl_tasks.robots import task_sizes
-from d4rl_tasks.synthetic.behaviours import Behaviour
 from d4rl_tasks.synthetic.policy_files import read_policy
+from d4rl_tasks.synthetic.train_behaviour import returns_of
 
 PUBLISHED = "published_returns.json"
 THEIR_NAMES = {"walker2d": "walker"}
@@ -50,20 +51,6 @@ class Comparison:
     def distance(self) -> float:
         """Ours minus the published mean, in standard errors of ours."""
         return float((self.returns.mean() - self.published_mean) / self.error)
-
-
-def returns_of(task_name: str, policy: Behaviour, episodes: int) -> np.ndarray:
-    """(episodes,) undiscounted returns of sampled actions."""
-    environment = d4rl_tasks.make_vec(task_name, episodes)
-    rng = np.random.default_rng(0)
-    observations, _ = environment.reset(seed=0)
-    returns = np.zeros(episodes)
-    while environment.active.any():
-        noise = rng.standard_normal((episodes, environment.model.nu))
-        observations, rewards, *_ = environment.step(policy.sample(observations, noise)[0])
-        returns += rewards
-    environment.close()
-    return returns
 
 
 def compare(folder: Path, episodes: int) -> list[Comparison]:
@@ -106,7 +93,9 @@ def _compare(path: Path, published: dict, episodes: int) -> Comparison:
         raise D4RLTaskError(f"{PUBLISHED} has no entry {name!r}, the policy of {path.name}")
     task = d4rl_tasks.get_task(f"{robot}-medium-v2")
     policy = read_policy(path, *task_sizes(task))
-    return Comparison(path.stem, *published[name], returns_of(task.name, policy, episodes))
+    with contextlib.closing(d4rl_tasks.make_vec(task.name, episodes)) as environment:
+        returns = returns_of(environment, policy, sampled=True)
+    return Comparison(path.stem, *published[name], returns)
 
 
 def table(comparisons: list[Comparison]) -> str:

@@ -11,7 +11,6 @@ products take; the profiler's own time counts as the rest. Batches are drawn fro
 
 import argparse
 import dataclasses
-import importlib
 import time
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from d4rl_tasks.command_line import Parser
-from experiment.options import POLICIES
+from experiment.options import POLICIES, policy_class, policy_module
 from speed.compiled import CompiledTraining
 from utils import Policy, ReplayBuffer, RunSpec
 
@@ -44,13 +43,13 @@ def make_buffer(state_dim: int, action_dim: int, device: str = "cpu") -> ReplayB
 
 def make_policy(name: str, arguments: argparse.Namespace, device: str = "cpu") -> Policy:
     """A policy with the sizes asked for; DMPO_ant has a hidden layer more."""
-    module = importlib.import_module(name)
+    known = policy_module(name).Hyperparameters
     layers = 3 if name == "DMPO_ant" else 2
     sizes = {"hidden": (arguments.hidden,) * layers, "latent_disc_dim": arguments.components}
-    known = {field.name for field in dataclasses.fields(module.Hyperparameters)}
-    hyperparameters = module.Hyperparameters(**{k: v for k, v in sizes.items() if k in known})
+    names = {field.name for field in dataclasses.fields(known)}
+    hyperparameters = known(**{k: v for k, v in sizes.items() if k in names})
     spec = RunSpec(arguments.state_dim, arguments.action_dim)
-    return getattr(module, name)(spec, hyperparameters, device)
+    return policy_class(name)(spec, hyperparameters, device)
 
 
 def make_step(

@@ -9,6 +9,7 @@ a table, and `transfer.png` (which needs matplotlib). It takes nine minutes of o
 core.
 """
 
+import contextlib
 import math
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ from d4rl_tasks.command_line import Parser
 from d4rl_tasks.environments import available_cores
 from d4rl_tasks.files import atomic_path
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
+from d4rl_tasks.synthetic.train_behaviour import returns_of
 
 ROBOTS = {"halfcheetah": "HalfCheetah", "hopper": "Hopper", "walker2d": "Walker2d"}
 # Colours that differ in brightness too, and for every kind of colour vision.
@@ -46,14 +48,9 @@ class Measurement:
 
 def returns_on_d4rl(robot: str, behaviour: Behaviour, episodes: int) -> np.ndarray:
     """(episodes,) undiscounted returns in our environment."""
-    environment = d4rl_tasks.make_vec(f"{robot}-expert-v2", episodes, threads=1)
-    observations, _ = environment.reset(seed=0)
-    returns = np.zeros(episodes)
-    while environment.active.any():
-        observations, rewards, _, _, _ = environment.step(behaviour.mean_action(observations))
-        returns += rewards
-    environment.close()
-    return returns
+    name = f"{robot}-expert-v2"
+    with contextlib.closing(d4rl_tasks.make_vec(name, episodes, threads=1)) as environment:
+        return returns_of(environment, behaviour, sampled=False)
 
 
 def returns_on_gymnasium(name: str, behaviour: Behaviour, episodes: int) -> np.ndarray:

@@ -108,7 +108,7 @@ def run_program(function: Callable[[], int | None]) -> int:
         the body's exit code (None is 0), an error's own (2 for bad input and full disks), 130 for
         Ctrl-C, or 141 if the reader of the output, such as head, has gone.
     """
-    _make_output_writable()
+    _prepare_output()
     try:
         code = function() or 0
         sys.stdout.flush()
@@ -130,12 +130,15 @@ def run_program(function: Callable[[], int | None]) -> int:
         return fail("out of memory: close other programs, or ask for less")
 
 
-def _make_output_writable() -> None:
-    """Let no closed output and no character that the terminal's encoding lacks end a program."""
+def _prepare_output() -> None:
+    """Write whole lines at once, as people follow logs.
+
+    No closed output and no character that the terminal's encoding lacks ends a program.
+    """
     if sys.stdout is None:  # closed by the shell, as by >&-
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115, as long as the program
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 def fail(message: object) -> int:

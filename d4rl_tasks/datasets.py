@@ -104,10 +104,10 @@ def load_dataset(name: str, source: str | Path = "auto") -> Dataset:
 
     Raises:
         D4RLTaskError: the task, source or file does not exist, the download fails, or the data are
-            not what the task needs. A file with the name of D4RL's but another content is kept but
-            not used, unless its path is given.
+            not what the task needs. A file with D4RL's name but different content is kept but not
+            used, unless its path is given.
     """
-    task = get_task(name.removeprefix("d4rl/"))
+    task = get_task(name)
     source = str(source)
     if source.startswith("minari:"):
         return _load_minari(task, source)
@@ -196,7 +196,7 @@ def _content(task: Task, path: Path, source: str) -> Checksum:
         try:
             remark = check_content(path, content)
         except WrongContentError as error:
-            remark = f"{error}; it is used all the same"
+            remark = f"{error}; it is used anyway"
         if remark:
             print(printable(f"note: {remark}"), file=sys.stderr)
     return content

@@ -54,7 +54,7 @@ def status(task: Task, checksum_of: Callable[[Path], Checksum] = file_checksum) 
     Raises:
         D4RLTaskError: the file cannot be read, or is not the one noted beside it.
     """
-    path = dataset_folder() / task.file_name
+    path = _path(task)
     with read_errors(path):
         if not path.exists():
             return "missing"
@@ -132,7 +132,7 @@ def _path(task: Task) -> Path:
 
 
 def _fetch(tasks: list[Task]) -> int:
-    """Fetch all; one that fails does not keep the others from coming."""
+    """Fetch all; a failure does not stop the others."""
     failed = []
     for task in tasks:
         try:

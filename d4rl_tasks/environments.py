@@ -360,7 +360,7 @@ def make(name: str, **kwargs) -> gymnasium.Env:
     Raises:
         D4RLTaskError: the task is unknown.
     """
-    task = get_task(name.removeprefix("d4rl/"))
+    task = get_task(name)
     # The spec, not its id: for an id that ends in -v0 gymnasium would advise to "upgrade" to -v2.
     return gymnasium.make(gymnasium.spec(f"d4rl/{task.name}"), **kwargs)
 
@@ -368,7 +368,7 @@ def make(name: str, **kwargs) -> gymnasium.Env:
 def make_vec(name: str, num_envs: int, **kwargs) -> LockstepVectorEnv:
     """Make `num_envs` episodes of a task in lockstep; `kwargs` as `LockstepVectorEnv`'s."""
     check_count(num_envs)
-    return LockstepVectorEnv(name.removeprefix("d4rl/"), num_envs, **kwargs)
+    return LockstepVectorEnv(name, num_envs, **kwargs)
 
 
 def register_tasks() -> None:

@@ -1,11 +1,11 @@
-"""Errors that a user can mend. Each message is one line."""
+"""Errors that a user can fix. Each message is one line."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
-    """Something a user can mend: the message says what is wrong, where, and what to do.
+    """Something a user can fix: the message says what is wrong, where, and what to do.
 
     Attributes:
         exit_code: of a program that ends by it.

@@ -41,8 +41,8 @@ class DownloadError(D4RLTaskError):
 
     def __init__(self, failures: list[str], folder: Path):
         super().__init__(
-            f"{'; '.join(failures)}: try again later (what has come is kept), set D4RL_MIRROR to a "
-            f"server that has the file, or put it into {folder} yourself"
+            f"{'; '.join(failures)}: try again later (the partial download is kept), set "
+            f"D4RL_MIRROR to a server that has the file, or put it into {folder} yourself"
         )
         self.failures = failures
 
@@ -144,13 +144,8 @@ def _fetch_right(task: Task, url: str, part: Path) -> Checksum:
         discard(part)
         if not resumed:
             raise
-    # The beginning may have been another source's fault.
-    fetch(url, part, wanted)
-    try:
-        return _checked(task, part)
-    except TransferError:
-        discard(part)
-        raise
+    # From its start: the beginning may have been another source's fault.
+    return _fetch_right(task, url, part)
 
 
 def _checked(task: Task, part: Path) -> Checksum:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from d4rl_tasks.command_line import printable
-from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.errors import D4RLTaskError, reason_of
 
 NOTE_BYTES = 1 << 16  # no note beside a file is longer
 STILL_LIMIT = 600.0  # seconds without progress after which another process is no longer waited for
@@ -49,9 +49,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(
-            str(error).split()
-        )  # HDF5's own messages have many lines
+        reason = error.strerror or reason_of(error)
         raise D4RLTaskError(
             f"cannot write {path} ({reason}): free some space, or choose a folder that you may "
             "write to (for datasets, by D4RL_DATASET_DIR)"

@@ -134,7 +134,9 @@ def _cuts(
     if name is not None:
         cuts = _flags(path, name, arrays[name])
         if terminals.any() and cuts[terminals].all():
-            remark = f"sets '{name}' at every terminal: D4RL drops these rows, so no terminal"
+            remark = (
+                f"sets '{name}' at every terminal: D4RL drops these rows, so no terminal is left"
+            )
         return cuts, remark
     if EPISODE_ENDS in arrays:
         return _flags(path, EPISODE_ENDS, arrays[EPISODE_ENDS]) & ~terminals, remark
@@ -174,7 +176,7 @@ def as_d4rls_rewards(name: str | Path, rewards: np.ndarray, task: Task) -> np.nd
     if np.isin(rewards, (-1, 0)).all():
         _notice(name, "has rewards of -1 and 0: 1 is added, as D4RL's are 0 and 1")
         return rewards + 1
-    _notice(name, "has antmaze rewards other than 0 and 1: policies train on r - 1 all the same")
+    _notice(name, "has antmaze rewards other than 0 and 1: policies train on r - 1 anyway")
     return rewards
 
 
@@ -288,7 +290,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
         reason = reason_of(error)
         raise UnusableDatasetError(path, f"is not readable as HDF5 ({reason})") from error
     except MemoryError as error:
-        raise UnusableDatasetError(path, "needs more memory than there is") from error
+        raise UnusableDatasetError(path, "needs more memory than is available") from error
 
 
 def _inside(file: h5py.File, key: str) -> h5py.Group | h5py.Dataset | None:

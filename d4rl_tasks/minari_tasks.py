@@ -88,7 +88,7 @@ def _environment_spec(name: str) -> EnvSpec:
             gymnasium.register_envs(importlib.import_module(package))
     registered = gymnasium.registry.get(spec.id)
     if registered is None or registered.entry_point != spec.entry_point or spec.additional_wrappers:
-        problem = f"names an environment, {spec.id}, that no installed package has registered so"
+        problem = f"names an environment, {spec.id}, that no installed package registers like this"
         raise _unusable(name, problem)
     return spec
 
@@ -153,11 +153,10 @@ def _reference_returns(name: str) -> tuple[float, float]:
     stored = _stored(name)
     with _minari_errors(name):
         stated = [stored.storage.metadata.get(f"ref_{one}_score") for one in ("min", "max")]
-        best = max((float(one.rewards.sum()) for one in stored.iterate_episodes()), default=0.0)
     if None not in stated:
         low, high = map(float, stated)
     else:
-        low, high = _random_return(name), best
+        low, high = _random_return(name), _best_return(name)
         print(
             f"NOTE: {printable(name)} has no reference returns: a score of 0 is the mean return of "
             f"a random policy ({low:.1f}, {RANDOM_EPISODES} episodes), 1 the highest in the "
@@ -186,6 +185,13 @@ def _random_return(name: str) -> float:
                 returns[-1] += float(reward)
                 is_over = terminated or truncated
     return float(np.mean(returns))
+
+
+def _best_return(name: str) -> float:
+    """The highest return of an episode in the dataset."""
+    with _minari_errors(name):
+        episodes = _stored(name).iterate_episodes()
+        return max((float(one.rewards.sum()) for one in episodes), default=0.0)
 
 
 def load_dataset(name: str, source: str | Path = "auto") -> Dataset:

@@ -7,7 +7,7 @@
 
 Environments, datasets, rewards and masks are those of the package ogbench (Park et al., 2025,
 https://arxiv.org/abs/2410.20092). An episode scores 1 if it succeeds, else 0. Environments whose
-observations are pictures are refused.
+observations are images are refused.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def get_task(name: str) -> Task:
 
     Raises:
         D4RLTaskError: OGBench is missing, or has no such environment, or its observations are
-            pictures.
+            images.
     """
     env_id, _ = _split(name)
     _ogbench()
@@ -89,7 +89,7 @@ def get_task(name: str) -> Task:
         raise D4RLTaskError(f"OGBench has no environment {env_id}: a task's name is like {EXAMPLE}")
     if env_id.startswith("visual-"):
         raise D4RLTaskError(
-            f"{name} has pictures as observations: give {name.removeprefix('visual-')}"
+            f"{name} has images as observations: give {name.removeprefix('visual-')}"
         )
     return Task(
         name=name,

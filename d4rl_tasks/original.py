@@ -72,9 +72,9 @@ def _spec(name: str):
         return gym.spec(name)
     except gym.error.Error as error:
         lacking = "; ".join(f"{module}: {reason}" for module, reason in failures.items())
+        remark = f" (import errors: {lacking})" if failures else ""
         raise D4RLTaskError(
-            f"unknown task {name!r}: no module of d4rl that imports here has it (those that do not "
-            f"import: {lacking})"
+            f"unknown task {name!r}: no d4rl module that can be imported here has it{remark}"
         ) from error
 
 
@@ -182,7 +182,7 @@ def _download(name: str) -> Path:
         path.unlink(missing_ok=True)  # a part would pass for the whole the next time
         if not isinstance(error, OSError):
             raise
-        reason = " ".join(str(getattr(error, "reason", error)).split())
+        reason = reason_of(getattr(error, "reason", error))
         raise D4RLTaskError(
             f"d4rl cannot download {url} ({reason}): put the file into {path.parent}, or give its "
             "path as the source"

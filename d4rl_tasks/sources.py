@@ -31,7 +31,7 @@ def addresses(task: Task) -> list[str]:
     """URLs of a task's file, in the order in which they are tried.
 
     `$D4RL_MIRROR` comes first: a folder that has D4RL's folders (`gym_mujoco_v2/...`) or simply the
-    files. Where nobody recorded a checksum (maze2d, antmaze-v1), only D4RL's own server follows.
+    files. Where nobody recorded a checksum (maze2d, five of antmaze-v1), only D4RL's own follows.
 
     Raises:
         D4RLTaskError: D4RL_MIRROR is not an HTTP address.

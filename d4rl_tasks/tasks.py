@@ -81,25 +81,24 @@ def get_task(name: str) -> Task:
     Raises:
         D4RLTaskError: the task is unknown; the message suggests similar names.
     """
-    task = _table().get(name.removeprefix("d4rl/"))
-    if task is None:
-        if name.removeprefix("d4rl/").startswith(BEYOND):
-            raise D4RLTaskError(
-                f"{name} is not among the {len(_table())} tasks here: main_training.py --backend "
-                "d4rl has it"
-            )
-        if "/" in name.removeprefix("d4rl/"):
-            raise D4RLTaskError(
-                f"unknown task {name!r}: a Minari dataset needs main_training.py --backend minari"
-            )
-        near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {', '.join(near)}?"
-            if near
-            else "python -m d4rl_tasks.download --list lists all"
+    short = name.removeprefix("d4rl/")
+    task = _table().get(short)
+    if task is not None:
+        return task
+    if short.startswith(BEYOND):
+        raise D4RLTaskError(
+            f"{name} is not among the {len(_table())} tasks here: main_training.py --backend "
+            "d4rl has it"
         )
-        raise D4RLTaskError(f"unknown task {name!r}: {hint}")
-    return task
+    if "/" in short:
+        raise D4RLTaskError(
+            f"unknown task {name!r}: a Minari dataset needs main_training.py --backend minari"
+        )
+    near = difflib.get_close_matches(short, task_names(), n=3, cutoff=0.5)
+    hint = "python -m d4rl_tasks.download --list lists all"
+    if near:
+        hint = f"did you mean {', '.join(near)}?"
+    raise D4RLTaskError(f"unknown task {name!r}: {hint}")
 
 
 def normalized_score(name: str, returns: float | np.ndarray) -> np.ndarray:

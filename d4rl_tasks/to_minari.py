@@ -17,11 +17,9 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from d4rl_tasks.command_line import Parser, run_program
-from d4rl_tasks.environments import D4RLEnv
 from d4rl_tasks.errors import D4RLTaskError, reason_of
 from d4rl_tasks.files import open_regular, read_errors
 from d4rl_tasks.hdf5 import Rows, UnusableDatasetError, read_arrays, read_attribute, read_rows
@@ -145,7 +143,7 @@ def _write(minari, name: str, task: Task, episodes: list[Episode], synthetic: bo
         dataset = minari.create_dataset_from_buffers(
             name,
             [_buffer(minari, episode) for episode in episodes],
-            env=_spec(task),
+            env=gymnasium.spec(f"d4rl/{task.name}"),
             observation_space=Box(-np.inf, np.inf, (observation_size,), np.float32),
             action_space=Box(-1, 1, (action_size,), np.float32),
             ref_min_score=task.ref_min_score,
@@ -167,12 +165,6 @@ def _buffer(minari, episode: Episode):
         truncations=never if episode.terminated else ends,
         infos={},
     )
-
-
-def _spec(task: Task) -> EnvSpec:
-    """Our environment, by an import path that a file can hold."""
-    spec = gymnasium.spec(f"d4rl/{task.name}")
-    return dataclasses.replace(spec, entry_point=f"{D4RLEnv.__module__}:{D4RLEnv.__name__}")
 
 
 @contextlib.contextmanager

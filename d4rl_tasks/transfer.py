@@ -126,7 +126,7 @@ def _fetch_rest(url: str, part: Path, wanted: Wanted) -> None:
             have, origin = 0, _start(response, url, part, wanted)
         elif not _continues(response, have, origin, url):
             if not is_same_source:  # what has come from the other one is kept
-                raise TransferError("has another file than the one that a part has come of")
+                raise TransferError("has a different file from the one partly downloaded")
             discard(part)
             raise _InterruptedError("changed while it was downloaded")
         _append(response, part, have, origin, wanted)
@@ -160,7 +160,7 @@ def _open(url: str, have: int, origin: _Origin | None) -> requests.Response:
         if isinstance(error.args[0] if error.args else None, HTTPError) and _broke(error):
             raise _InterruptedError(f"broke the connection ({_reason(error)})") from error
         raise TransferError(f"cannot be reached ({_reason(error)})") from error
-    except (requests.RequestException, TimeoutError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # requests' own are OSErrors
         raise TransferError(f"cannot be reached ({_reason(error)})") from error
 
 
@@ -220,7 +220,7 @@ def _session() -> requests.Session:
 def _check_answer(response: requests.Response, part: Path, is_same_source: bool) -> None:
     if response.status_code == 416:  # the file is shorter than the part
         if not is_same_source:
-            raise TransferError("has a shorter file than the one that a part has come of")
+            raise TransferError("has a shorter file than the one partly downloaded")
         discard(part)
         raise _InterruptedError("has a shorter file than before")
     if response.status_code not in (200, 206):
@@ -287,7 +287,7 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
         if passed >= SLOW_WINDOW:
             if received < SLOWEST * passed:
                 speed = f"{received / passed / 1024:.0f} KiB/s"
-                raise TransferError(f"is slow ({speed}, what came is kept)")
+                raise TransferError(f"is slow ({speed}, the partial download is kept)")
             since, received = time.monotonic(), 0
 
 

@@ -55,16 +55,13 @@ def one_step_errors(
     return errors
 
 
-def verify_file(
-    path: Path, name: str, samples: int = DEFAULT_SAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
+def verify_file(path: Path, name: str, samples: int = DEFAULT_SAMPLES) -> dict[str, np.ndarray]:
     """One-step errors on randomly chosen rows of a D4RL file.
 
     Args:
         path: an HDF5 file with `infos/qpos`, `infos/qvel`, `actions` and `terminals`.
         name: the task it was recorded on.
         samples: how many rows to try; all, if the file has fewer.
-        seed: of the choice.
 
     Returns:
         Two arrays (samples,) float64, "D4RL's physics" and "uncorrected".
@@ -87,7 +84,7 @@ def verify_file(
     rows = np.flatnonzero(~ends[:-1])
     if not len(rows):
         raise D4RLTaskError(f"{path}: no row is followed by another of its episode")
-    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:samples])
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:samples])
     qpos, qvel = arrays["infos/qpos"].astype(float), arrays["infos/qvel"].astype(float)
     recorded = (qpos[rows], qvel[rows], arrays["actions"][rows], qpos[rows + 1], qvel[rows + 1])
     return {

@@ -45,13 +45,13 @@ class Checkpoints:
                 newest.replace(previous)
 
     def read(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest file that is whole, and its content; None without any file.
+        """The newest file that is intact, and its content; None without any file.
 
-        A damaged newest file is named on stderr and set aside, so that the next `write` does not
+        A damaged newest file is reported on stderr and set aside, so that the next `write` does not
         put it in place of the good one.
 
         Raises:
-            RunError: there are files, but none of them is whole or can be read.
+            RunError: there are files, but none of them is intact or can be read.
         """
         problems: list[tuple[Path, Exception]] = []
         for path in self.paths:
@@ -72,5 +72,5 @@ class Checkpoints:
             return path, content
         if problems:
             listed = "; ".join(f"{path} {problem}" for path, problem in problems)
-            raise RunError(f"no checkpoint is whole: {listed}: --fresh sets them aside")
+            raise RunError(f"no checkpoint is intact ({listed}): --fresh sets them aside")
         return None

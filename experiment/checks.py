@@ -44,7 +44,7 @@ def checkpoint_difference(content: dict[str, Any], policy: Policy, generators: d
     """The first way in which a checkpoint's content does not fit a run, or None if it fits.
 
     Args:
-        content: as `Training` writes it.
+        content: as `RunState.state_dict` returns it.
         policy: of the run.
         generators: the states of its random generators.
     """
@@ -92,7 +92,7 @@ def _results_difference(results: Any, step: int) -> str | None:
         return "results.rows: is not a list of evaluations"
     steps = [row["step"] for row in rows]
     if steps != sorted(set(steps)) or not all(0 <= one <= step for one in steps):
-        return f"results.rows: their steps {steps[-3:]} do not lead to step {step}"
+        return f"results.rows: steps {steps[-3:]} do not increase, or pass step {step}"
     if not isinstance(losses, list) or not all(_is_alike(0.0, loss) for loss in losses):
         return "results.losses: is not a list of numbers"
     return None

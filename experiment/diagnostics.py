@@ -12,6 +12,7 @@ from d4rl_tasks import Dataset
 from utils import Batch, Policy, ReplayBuffer
 
 SAMPLE = 1_000  # transitions, the same at every evaluation
+BATCHES = 16  # for the weights, which depend on the other transitions of their batch
 SAMPLE_SEED = 0
 TOLERANCE = 0.1  # of the range of possible returns
 
@@ -22,10 +23,13 @@ class Diagnostics:
     Args:
         policy: whose `critic`, if it has one, and `weight` are looked at.
         replay_buffer: sampled with a generator of its own, so that training does not change.
+        batch_size: of the run's train steps.
     """
 
-    def __init__(self, policy: Policy, replay_buffer: ReplayBuffer):
+    def __init__(self, policy: Policy, replay_buffer: ReplayBuffer, batch_size: int):
         self.policy = policy
+        self.replay_buffer = replay_buffer
+        self.batch_size = batch_size
         self.batch = replay_buffer.fixed_sample(SAMPLE, SAMPLE_SEED)
         self.is_warned = False
 
@@ -61,10 +65,14 @@ class Diagnostics:
             "value_max": torch.maximum(value, q_data).max(),
             "action_distance": distance.mean(),
         }
-        weight = self.policy.weight(batch)
-        if weight is not None:
-            measured["effective_sample_size"] = effective_share(weight)
+        if shares := self._effective_shares():
+            measured["effective_sample_size"] = torch.stack(shares).mean()
         return measured
+
+    def _effective_shares(self) -> list[torch.Tensor]:
+        batches = (self.replay_buffer.fixed_sample(self.batch_size, i) for i in range(BATCHES))
+        weights = map(self.policy.weight, batches)
+        return [effective_share(weight) for weight in weights if weight is not None]
 
     def warning(self, measured: dict[str, float]) -> str | None:
         """One line, once, when a value is beyond any return that the data's rewards allow.
@@ -80,7 +88,7 @@ class Diagnostics:
         return (
             f"warning: the critic values an action at {measured['value_max']:.0f}, but the "
             f"dataset's rewards allow at most {measured['value_bound']:.0f}: it overestimates, and "
-            "the policy may fall apart; see docs/metrics.md for options that prevent it"
+            "the policy may fail; docs/metrics.md lists options that may help"
         )
 
 

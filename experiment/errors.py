@@ -9,7 +9,7 @@ from d4rl_tasks.errors import Interruption, UserError
 
 
 class RunError(UserError):
-    """Something about a run that the user can mend."""
+    """Something about a run that the user can fix."""
 
 
 class DivergedError(UserError):
@@ -32,7 +32,7 @@ class StoppedError(Interruption):
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn a lack of memory, of Python's, the CPU's, the GPU's or MuJoCo's, into a RunError."""
+    """Turn out-of-memory errors of Python, PyTorch and MuJoCo into a RunError."""
     try:
         yield
     except Exception as error:

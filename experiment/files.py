@@ -84,7 +84,7 @@ def read_content(path: Path) -> dict[str, Any]:
         content = _unpack(json.loads(text), tensors)
     except (
         safetensors.SafetensorError,
-        *(KeyError, TypeError, ValueError, IndexError, RecursionError, RuntimeError),
+        *(KeyError, TypeError, ValueError, IndexError, RuntimeError),
     ) as error:
         raise DamagedError(f"is damaged or not a file of this program ({error})") from error
     if not isinstance(content, dict):

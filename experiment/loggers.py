@@ -78,7 +78,7 @@ class TolerantLogger:
             call()
         except Exception as error:  # a full disk, a network that is down, the library's own
             name = type(self._logger).__name__.removesuffix("Logger")
-            print(f"warning: {name} logs nothing more: {printable(error)}", file=sys.stderr)
+            print(f"warning: {name} stopped logging: {printable(error)}", file=sys.stderr)
             self._logger = NoLogger()
 
 
@@ -146,7 +146,7 @@ class WandbLogger:
             )
         except wandb.errors.Error as error:
             raise RunError(
-                f"W&B does not start ({printable(error)}): set WANDB_MODE=offline"
+                f"W&B cannot start ({printable(error)}): set WANDB_MODE=offline"
             ) from error
 
     def evaluated(self, row: dict[str, float]) -> None:
@@ -202,7 +202,7 @@ def make_logger(
     """The logger of a run; `name` is one of LOGGERS.
 
     Raises:
-        RunError: W&B, or TensorBoard that was asked for, does not start.
+        RunError: W&B, or TensorBoard that was asked for, cannot start.
     """
     try:
         if name == "tensorboard":
@@ -213,7 +213,7 @@ def make_logger(
     except RunError:
         raise
     except Exception as error:  # a package that is installed may be broken
-        reason = f"{name} does not start ({printable(error)})"
+        reason = f"{name} cannot start ({printable(error)})"
         if options.logger:
             raise RunError(f"{reason}: reinstall it, or give --logger none") from error
         print(f"warning: {reason}: nothing is logged there", file=sys.stderr)

@@ -13,7 +13,7 @@ CRITIC = "critic"
 
 
 class Mean:
-    """A running mean; it does not depend on how the values are cut into pieces."""
+    """A running mean; it does not depend on how the values are split over calls."""
 
     def __init__(self, total: float = 0.0, count: int = 0):
         self.total, self.count = total, count

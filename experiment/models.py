@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import d4rl_tasks
+from d4rl_tasks.errors import reason_of
 from experiment.checks import difference, policy_difference
 from experiment.diagnostics import return_range
 from experiment.errors import DivergedError, RunError
@@ -39,7 +40,7 @@ def make_spec(
     returns = return_range(dataset, rewards, getattr(hyperparameters, "discount", 0.0))
     if getattr(hyperparameters, "target_clip", "") == "data" and not math.isfinite(returns[1]):
         raise RunError(
-            "--target_clip data needs transitions in the order of time, and this dataset's are "
+            "--target_clip data needs transitions in time order, and this dataset's are "
             "shuffled: give --target_clip rewards"
         )
     return RunSpec(
@@ -87,7 +88,7 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> tuple[P
     """Load models/<run>.safetensors.
 
     Returns:
-        the policy, and the normaliser that makes its states of observations.
+        the policy, and the normaliser that turns observations into its states.
 
     Raises:
         RunError: it is not there, not ours, damaged, or of another version of the policy.
@@ -102,7 +103,7 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> tuple[P
         policy = policy_class(name)(spec, hyperparameters, device)
         problem = policy_difference(policy, content["policy"])
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        problem = " ".join(str(error).split())
+        problem = reason_of(error)
     if problem:
         raise RunError(f"{path} does not fit this version of {name} ({problem}): train it again")
     policy.load_state_dict(content["policy"])
@@ -184,7 +185,7 @@ def load_weights(path: Path, policy: Policy, normalizer: Normalizer, dataset_sha
     if settings.get("dataset_sha256") != dataset_sha256:
         print(f"warning: {path} was trained on another dataset", file=sys.stderr)
     elif not saved.is_as(normalizer):
-        print(f"warning: {path} was trained with another --normalize", file=sys.stderr)
+        print(f"warning: {path} was trained with a different --normalize", file=sys.stderr)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _check_outline(content: dict[str, Any]) -> None:
             raise DamagedError(f"is not a model of this program: it holds no {name}")
     settings = content["config"].get("settings")
     if not isinstance(settings, dict) or settings.get("policy") not in POLICIES:
-        raise DamagedError(f"is of no policy that this version knows: {', '.join(POLICIES)}")
+        raise DamagedError(f"is of an unknown policy; this version has {', '.join(POLICIES)}")
 
 
 def _normalizer(path: Path, content: dict[str, Any], state_dim: int) -> Normalizer:

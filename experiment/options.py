@@ -144,7 +144,7 @@ def policy_name(text: str) -> str:
 def _add_run_options(parser: Parser) -> None:
     add = _adder(parser, "run")
     add("--policy", policy_name, DEFAULT_POLICY, ", ".join(POLICIES))
-    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or one of --backend")
+    add("--env", str, "antmaze-large-diverse-v0", "a D4RL task, or one of --backend's")
     add("--source", str, "auto", "dataset: auto, d4rl, synthetic, ogbench, minari:ID or a path")
     add(
         "--backend",
@@ -157,8 +157,8 @@ def _add_run_options(parser: Parser) -> None:
     steps_help = "train steps; more continue a finished run (not IQL's)"
     add("--max_timesteps", number(int, 1), 1_000_000, steps_help)
     add("--device_id", number(int, -1), -1, "number of the GPU; -1: the first, or the CPU")
-    add("--no_cuda_graph", _SWITCH, False, "run the train steps of a GPU one by one")
-    add("--compile", _SWITCH, False, "compile the train steps of a CPU (needs a C++ compiler)")
+    add("--no_cuda_graph", _SWITCH, False, "run train steps one by one on a GPU")
+    add("--compile", _SWITCH, False, "compile train steps on a CPU (needs a C++ compiler)")
 
 
 def _add_result_options(parser: Parser) -> None:
@@ -194,7 +194,7 @@ def _add_data_options(parser: Parser) -> None:
         "--load_model",
         _model_path,
         "",
-        "start from the weights in a file, or of `default`, this run's model",
+        "start from the weights of this saved model; `default`: this run's own",
     )
 
 
@@ -225,7 +225,9 @@ def _model_path(text: str) -> str:
 
 def _file_name(text: str) -> str:
     if not re.fullmatch(r"[\w.-]{0,80}", text) or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits, _ - and . only")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give at most 80 letters, digits, _, - and ., not beginning with a dot"
+        )
     return text
 
 

@@ -101,4 +101,4 @@ class Progress:
 
 
 def _percent(row: dict[str, float], name: str) -> str:
-    return f"{round(100 * row[name], 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
+    return f"{100 * row[name]:z.1f}"  # z: no minus before a zero

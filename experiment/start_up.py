@@ -36,7 +36,7 @@ def _check_memory_limit() -> None:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
-        _end(f"the limit of memory, {limit >> 20} MiB, is below 1024 MiB: raise it (ulimit -v)")
+        _end(f"the memory limit ({limit >> 20} MiB) is below 1024 MiB: raise it (ulimit -v)")
 
 
 def _one_line(

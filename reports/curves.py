@@ -183,11 +183,7 @@ def _draw_group(
     (line,) = axis.plot(
         steps,
         mean,
-        color=style.colour,
-        lw=style.width,
-        dashes=style.dashes or (None, None),
-        marker=style.marker,
-        ms=3.5,
+        **style.line,
         # Each method has its markers elsewhere, so that lines on each other are told apart.
         markevery=(index * gap // 4 % gap, gap) if is_dense else 1,
     )
@@ -245,11 +241,7 @@ def _add_legend(
         Line2D(
             [],
             [],
-            color=style.colour,
-            lw=style.width,
-            dashes=style.dashes or (None, None),
-            marker=style.marker,
-            ms=3.5,
+            **style.line,
             label=method,
         )
         for method, style in styles.items()

@@ -4,4 +4,4 @@ from d4rl_tasks.errors import UserError
 
 
 class ReportError(UserError):
-    """Something about a report that the user can mend."""
+    """Something about a report that the user can fix."""

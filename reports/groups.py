@@ -120,7 +120,7 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
         if len(codes) > 1:
             notes.append(f"{name}: computed by different code: {'; '.join(codes)}")
         if len({run.seed for run in group.runs}) < len(group.runs):
-            notes.append(f"{name}: a seed is there twice: {', '.join(r.name for r in group.runs)}")
+            notes.append(f"{name}: a seed occurs twice: {', '.join(r.name for r in group.runs)}")
         notes += [
             f"{run.name}: the policy's mean value was above any return that the data's rewards "
             f"allow: {run.overestimates}"

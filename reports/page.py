@@ -32,12 +32,12 @@ PANEL = 4.2, 2.9  # inches of 96 pixels, so that text has the size of the page's
 MARGINS = {"left": 0.16, "right": 0.98, "bottom": 0.17, "top": 0.97}
 BANNER = (
     "Synthetic data. These tasks were trained on datasets that this project generates, not on "
-    "D4RL's: their scores do not compare with published ones. Tasks: "
+    "D4RL's: their scores are not comparable with published ones. Tasks: "
 )
 DIAGNOSTICS_NOTE = (
     "On a fixed sample of the dataset's states, at every evaluation. "
     "Dotted: the highest discounted return in the data. Dashed: the highest return that the data's "
-    "rewards allow; values above it are wrong. Far above the curves they are left out."
+    "rewards allow; values above it are wrong. Limits far above the curves are left out."
 )
 
 

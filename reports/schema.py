@@ -12,11 +12,11 @@ import numpy as np
 
 from d4rl_tasks.command_line import printable
 from d4rl_tasks.files import open_regular
+from experiment.checks import LARGEST_STEP
 from experiment.results import LARGEST_CONFIG
 from reports.errors import ReportError
 
 LARGEST_CSV = 2**26  # bytes
-LARGEST_STEP = 2**53
 LARGEST_SCORE = 1e6  # an expert has 1
 LARGEST_VALUE = float(np.finfo(np.float32).max)  # losses and values are float32
 
@@ -77,7 +77,7 @@ def read_config(path: Path) -> dict[str, Any]:
             _read(path, LARGEST_CONFIG), parse_constant=_finite, parse_float=_finite
         )
     except (ValueError, RecursionError) as error:
-        raise BadFileError(printable(f"{path.name} is not JSON of a run ({error})")) from error
+        raise BadFileError(printable(f"{path.name} is not a run's JSON ({error})")) from error
     check_config(config, path.name)
     return config
 
@@ -96,7 +96,7 @@ def check_config(config: Any, name: str) -> None:
     )
     if problem is not None:
         place, reason = problem.json_path[:80], problem.message[-200:]
-        raise BadFileError(printable(f"{name} is not of a run: {place}: {reason}"))
+        raise BadFileError(printable(f"{name} is not a run's: {place}: {reason}"))
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:

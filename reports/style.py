@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -45,6 +46,17 @@ class Style:
     dashes: tuple[float, ...]
     marker: str
     width: float
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of a matplotlib line."""
+        return {
+            "color": self.colour,
+            "lw": self.width,
+            "dashes": self.dashes or (None, None),
+            "marker": self.marker,
+            "ms": 3.5,
+        }
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, Style]:

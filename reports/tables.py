@@ -143,7 +143,7 @@ def _mean_cell(
 
 def score_text(value: float) -> str:
     """A score x 100, or its spread."""
-    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
+    return f"{value:z.1f}"  # z: no minus before a zero
 
 
 def loss_text(value: float) -> str:
@@ -185,7 +185,8 @@ def one_dataset_each(groups: Sequence[Group]) -> tuple[list[Group], str]:
         runs[group.env][group.data] += len(group.runs)
     chosen = {env: max(found, key=found.__getitem__) for env, found in runs.items()}
     several = [f"{env}: {chosen[env][:8]}" for env, found in runs.items() if len(found) > 1]
-    note = f" Of tasks with several datasets one counts ({', '.join(several)})." if several else ""
+    note = f" Where a task has several datasets, one counts ({', '.join(several)})."
+    note = note if several else ""
     return [group for group in groups if group.data == chosen[group.env]], note
 
 
@@ -216,7 +217,7 @@ def _iqm_table(name: str, note: str, scores: dict[str, dict[str, np.ndarray]]) -
         rows.append(cells)
     counts = [{task: len(runs) for task, runs in by_task.items()} for by_task in scores.values()]
     if any(count != counts[0] for count in counts):
-        note += " NOT ALL METHODS HAVE AS MANY RUNS ON THE SAME TASKS: their means do not compare."
+        note += " METHODS DIFFER IN TASKS OR NUMBER OF RUNS: their means are not comparable."
     header = ["method", "tasks", "runs", "interquartile mean", "95 % interval", "drawn"]
     return Table(f"Over tasks: {name}", IQM_NOTE + note, header, rows)
 

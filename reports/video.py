@@ -45,7 +45,7 @@ def write_video(path: Path, out: Path | None, episodes: int, seed: int | None) -
         _write_frames(model, played, temporary, out.suffix.lower())
     for number, episode in enumerate(played, 1):
         score = score_of(model, episode.returns[-1])
-        print(f"episode {number}: {len(episode.returns)} steps, score x 100 {score:.1f}")
+        print(f"episode {number}: {len(episode.returns)} steps, score x 100 {score:z.1f}")
     print(f"written to {out}")
 
 
@@ -134,7 +134,7 @@ def compose(picture: np.ndarray, model: Model, episode: Episode, step: int) -> n
     total = episode.returns[step]
     draw.text((8, bottom), f"{model.policy_name}   {model.env}", INK, font, anchor="lm")
     draw.text((width - 8, middle), f"step {step}   return {total:.0f}", INK, font, anchor="rm")
-    score = f"score so far {score_of(model, total):.1f}"
+    score = f"score so far {score_of(model, total):z.1f}"
     draw.text((width - 8, bottom), score, INK, font, anchor="rm")
     if components:
         _draw_swatches(draw, (8, middle), components, episode.components[step])

@@ -60,20 +60,19 @@ def write_report(results: Path, out: Path, html: bool) -> None:
     print(f"written to {out}/")
 
 
-def figures_of_run(config: Path, model: Path | None, seed: int) -> dict[str, Figure]:
+def figures_of_run(config: Path, model: Path | None) -> dict[str, Figure]:
     """The report's figures of a single finished run, and which component acts where, if it has any.
 
     Args:
         config: results/<policy>/<run>.json, with its CSV beside it.
         model: models/<run>.safetensors, if it was written.
-        seed: of the run.
     """
     run = read_run(config)
     figures = make_figures(make_tasks(group_runs([run])))
     if model is not None and is_playable(run.settings["env"]):
         trained = read_model(model)
         if trained.components:
-            figures["latent"] = latent.draw(trained, play(trained, EPISODES, seed))
+            figures["latent"] = latent.draw(trained, play(trained, EPISODES, trained.seed))
     return figures
 
 

@@ -129,17 +129,17 @@ class CheckedTraining:
     def _dependence_on_the_count(
         self, before: State, after: State, expected: list[Losses]
     ) -> str | None:
-        """Whether the same steps do something else much later, in words.
+        """Whether the same steps act differently much later, in words.
 
-        Python's numbers stand still in faster steps, `total_it` too: steps may depend on its place
-        in the cycle alone.
+        Faster steps freeze Python's numbers, including `total_it`, so a step may depend only on its
+        place in the cycle.
         """
         self._restore(before)
         self.policy.total_it += FAR * self.cycle
         losses = self._run(len(expected))
         self.policy.total_it -= FAR * self.cycle
         problem = difference(losses, expected) or self._difference(before, after)
-        return problem and f"a step depends on total_it, and not as total_it % {self.cycle}"
+        return problem and f"a step depends on total_it other than as total_it % {self.cycle}"
 
     def _state(self) -> State:
         draws = [generator.get_state().clone() for generator in self._generators()]
@@ -170,7 +170,7 @@ class CheckedTraining:
             moved = torch.linalg.vector_norm(expected - start)
             missed = torch.linalg.vector_norm(_flat(now[name]) - expected)
             if not missed <= MOVE_TOLERANCE * moved:
-                return f"{name} ends elsewhere: {missed:.2g} off after a move of {moved:.2g}"
+                return f"{name} differs: it is {missed:.2g} off after moving {moved:.2g}"
         if now["total_it"] != after[0]["total_it"]:
             return f"{now['total_it']} steps were counted, not {after[0]['total_it']}"
         return None
@@ -184,7 +184,7 @@ def difference(losses: list[Losses], expected: list[Losses]) -> str | None:
     """The first loss that is not the one of the steps one by one, in words."""
     for number, (step, right) in enumerate(zip(losses, expected, strict=True), 1):
         if step.keys() != right.keys():
-            return f"step {number} has other losses"
+            return f"step {number} has different losses"
         for name, loss in step.items():
             if not torch.allclose(loss, right[name], rtol=LOSS_TOLERANCE, atol=1e-4):
                 return f"{name} loss {loss.item():.6g} instead of {right[name].item():.6g}"

@@ -137,7 +137,15 @@ def test_a_run_that_fails_is_named_with_its_error_and_the_others_finish(start, t
 @pytest.mark.slow
 def test_more_than_there_is_is_refused(start):
     code, _, err = end(start("--gpus", "1000"))
-    assert code == 2 and err.count("\n") == 1 and "a run asks for 1000 GPU" in err
+    assert code == 2 and err.count("\n") == 1 and "a run needs 1000 GPU, but Ray has" in err
+
+
+def test_a_terminal_of_unknown_size_shows_the_table(monkeypatch, capsys):
+    """ssh -tt from cron has one of 0 x 0."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
+    sweep.Screen().show("a table\nof two lines")
+    assert capsys.readouterr().out == "a table\nof two lines\n"
 
 
 def jobs(line):

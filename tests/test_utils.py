@@ -375,3 +375,8 @@ def test_a_target_is_a_copy_that_no_gradient_reaches():
         assert copied.data_ptr() != parameter.data_ptr()
         assert not copied.requires_grad
         assert parameter.requires_grad
+
+
+def test_sampled_actions_carry_no_gradient():
+    policy = GaussianActor([3], 2, (8,), 1.0)(torch.zeros(4, 3))
+    assert policy.mean.requires_grad and not utils.sample(policy, (5,)).requires_grad

@@ -27,7 +27,7 @@ from d4rl_tasks.files import atomic_path, exists, synthetic_path
 from d4rl_tasks.robots import task_sizes
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.synthetic.navigation import Navigator, States, WaypointController
-from d4rl_tasks.synthetic.policy_files import read_policy
+from d4rl_tasks.synthetic.policy_files import LAYERS, read_policy
 from d4rl_tasks.tasks import Task, get_task, normalized_score
 
 # The default is D4RL's own size, except for antmaze (1,000,000 rows in D4RL) and ant-medium-expert
@@ -268,11 +268,7 @@ def _metadata(behaviours: list[Behaviour | None]) -> dict[str, Any]:
     if len(trained) > 1:
         return metadata
     weights = trained[0].weights
-    for ours, theirs in zip(
-        ("layer0", "layer1", "mean", "log_std"),
-        ("fc0", "fc1", "last_fc", "last_fc_log_std"),
-        strict=True,
-    ):
+    for ours, theirs in LAYERS.items():
         metadata[f"policy/{theirs}/weight"] = weights[f"{ours}_weight"].T
         metadata[f"policy/{theirs}/bias"] = weights[f"{ours}_bias"]
     metadata["policy/nonlinearity"] = "relu"

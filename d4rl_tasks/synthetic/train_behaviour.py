@@ -22,6 +22,7 @@ import numpy as np
 from d4rl_tasks.command_line import Parser, number, run_program
 from d4rl_tasks.environments import LockstepVectorEnv, make, make_vec
 from d4rl_tasks.errors import D4RLTaskError
+from d4rl_tasks.files import atomic_path
 from d4rl_tasks.synthetic.behaviours import Behaviour, load_behaviour, read_manifest
 from d4rl_tasks.tasks import normalized_score
 
@@ -122,12 +123,10 @@ def warm_up_critics(model) -> None:
     model.learning_starts = 0
 
 
-def returns_of(
-    environment: LockstepVectorEnv, behaviour: Behaviour, sampled: bool, seed: int
-) -> np.ndarray:
-    """(num_envs,) undiscounted returns of one episode in each environment."""
-    rng = np.random.default_rng(seed)
-    observation, _ = environment.reset(seed=seed)
+def returns_of(environment: LockstepVectorEnv, behaviour: Behaviour, sampled: bool) -> np.ndarray:
+    """(num_envs,) undiscounted returns of one episode in each environment, the same every time."""
+    rng = np.random.default_rng(0)
+    observation, _ = environment.reset(seed=0)
     total = np.zeros(environment.num_envs)
     while environment.active.any():
         noise = rng.standard_normal(environment.action_space.shape)
@@ -137,7 +136,7 @@ def returns_of(
     return total
 
 
-def manifest_entry(robot: str, behaviour: Behaviour, seed: int = 0) -> dict:
+def manifest_entry(robot: str, behaviour: Behaviour) -> dict:
     """Measure a behaviour over ten episodes, acting by the mean and by sampling."""
     environment = make_vec(f"{robot}-expert-v2", 10)
     entry = {
@@ -146,7 +145,7 @@ def manifest_entry(robot: str, behaviour: Behaviour, seed: int = 0) -> dict:
         "training_steps": behaviour.training_steps,
     }
     for way in ("mean", "sampled"):
-        returns = returns_of(environment, behaviour, way == "sampled", seed)
+        returns = returns_of(environment, behaviour, way == "sampled")
         score = normalized_score(environment.task.name, returns.mean())
         entry[f"return_{way}"] = round(float(returns.mean()), 1)
         entry[f"return_{way}_std"] = round(float(returns.std()), 1)
@@ -166,7 +165,8 @@ def save_checkpoint(model, robot: str, training_steps: int, out: Path) -> dict:
     path = out / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
     manifest.setdefault(robot, []).append(entry)
-    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     return entry
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 PROGRAM = """
 import sys
@@ -26,6 +27,20 @@ def test_a_reader_that_goes_away_is_not_a_success():
     program.stdout.close()
     assert program.stderr.read() == b""
     assert program.wait(timeout=60) == 141
+
+
+def test_a_line_arrives_before_the_next():
+    """Whoever follows a log sees each evaluation when it ends."""
+    body = "print('first', flush=False), __import__('time').sleep(60)"
+    line = f"from d4rl_tasks.command_line import run_program; run_program(lambda: ({body}))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-c", line], stdout=subprocess.PIPE, env=environment
+    ) as program:
+        started = time.monotonic()
+        assert program.stdout.readline() == b"first\n"
+        assert time.monotonic() - started < 50
+        program.kill()
 
 
 def test_a_character_that_the_encoding_lacks_is_escaped():

@@ -189,7 +189,7 @@ def test_an_entry_point_that_only_the_file_names_is_not_called(tmp_path, env_id)
     store("Pendulum-v1")
     path = tmp_path / "minari" / NAME / "data" / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"env_spec": spec.to_json()}))
-    fails("that no installed package has registered")
+    fails("that no installed package registers")
     assert not (tmp_path / "made").exists()
 
 

@@ -192,7 +192,7 @@ def test_a_truncated_copy_does_not_cost_what_has_come(
     size = {"Content_Range": f"bytes */{length}"}
     truncated = send(416, b"", **size) if length < 3000 else serve(content[:length])
     servers.hugging_face.script = [truncated]
-    with pytest.raises(D4RLTaskError, match="than the one that a part has come of"):
+    with pytest.raises(D4RLTaskError, match="the one partly downloaded"):
         load()
     assert (folder / f"{FILE}.part").read_bytes() == content[:3000]
     servers.archive.script = [serve(content)]
@@ -293,7 +293,7 @@ def test_a_wrong_file_that_is_there_is_kept_but_not_used(servers, folder, conten
 def test_a_wrong_file_whose_path_is_given_is_used_with_a_warning(folder, wrong, capsys):
     (folder / FILE).write_bytes(wrong)
     assert load_dataset(NAME, folder / FILE).source == "file"
-    assert "it is used all the same" in capsys.readouterr().err
+    assert "it is used anyway" in capsys.readouterr().err
 
 
 def test_a_file_of_ones_own_name_is_nobodys_business(folder, wrong, capsys):

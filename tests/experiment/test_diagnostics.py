@@ -85,20 +85,28 @@ def test_a_measurement_is_what_its_columns_say_and_changes_no_random_number(hopp
             pessimistic(np.stack([policy.to_array(q) for q in policy.critic(batch.state, one)]))
             for one in (action, batch.action)
         )
-        weight = policy.to_array(policy.weight(batch).double())
     data = load_dataset("hopper-medium-v2", hopper)
     expected = {
         "q_data": q_data.mean(),
         "value_policy": value.mean(),
         "value_max": np.maximum(value, q_data).max(),
         "action_distance": (action - batch.action).square().mean(-1).sqrt().mean(),
-        "effective_sample_size": weight.sum() ** 2 / (weight**2).sum() / len(weight),
+        "effective_sample_size": np.mean([share_of(policy, training.buffer, i) for i in range(16)]),
         "data_return_max": return_range(data, data.rewards, 0.99)[1],
         "value_bound": training.buffer.rows[:, -2].max() / (1 - 0.99),
     }
     for name, number in expected.items():
         assert measured[name] == pytest.approx(float(number), rel=1e-4), name
     assert measured["effective_sample_size"] < 0.99
+
+
+def share_of(policy, buffer, seed):
+    """The effective sample size of one of the batches, of the size that `run_command` gives."""
+    batch = buffer.fixed_sample(16, seed)
+    with torch.no_grad():
+        weight = policy.to_array(policy.weight(batch).double())
+    assert len(weight) == 16
+    return weight.sum() ** 2 / (weight**2).sum() / len(weight)
 
 
 def test_the_sample_is_1000_transitions_of_the_whole_dataset_whatever_the_seed(hopper):
@@ -149,6 +157,16 @@ def test_a_healthy_run_is_not_warned_of(hopper, capsys):
     assert main(run_command(hopper, policy="DMPO")) == 0
     assert one_file("results/DMPO/*.csv")
     assert "the critic values" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("policy", ["DMPO", "DMPO_ant"])
+def test_a_terminal_is_a_possible_return_where_all_rewards_are_negative(hopper, policy):
+    training = make_training(run_command(hopper, policy=policy))
+    spec = dataclasses.replace(training.policy.spec, reward_range=(-2.0, -1.0))
+    training.policy.spec = spec
+    measured = training.diagnostics.measure()
+    assert measured["value_bound"] == -1
+    assert training.diagnostics.warning(measured | {"value_max": -0.5}) is None
 
 
 def test_a_young_critic_on_rewards_below_zero_is_not_warned_of(hopper):

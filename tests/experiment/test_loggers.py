@@ -143,7 +143,7 @@ def test_a_logger_that_does_not_start_is_a_warning(hopper, broken, capsys):
     assert main(command(hopper, "--max_timesteps", "20")) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert warnings[0].startswith("warning: tensorboard does not start (Descriptors cannot be")
+    assert warnings[0].startswith("warning: tensorboard cannot start (Descriptors cannot be")
     assert [row["step"] for row in rows_of("results/IQL/*.csv")] == ["10", "20"]
 
 
@@ -151,7 +151,7 @@ def test_a_logger_that_was_asked_for_must_start(hopper, broken):
     code, lines = exit_code_and_errors(command(hopper, "--logger", "tensorboard"))
     assert code == 2 and not list(Path("results/IQL").glob("*.csv"))
     (error,) = [line for line in lines if "tensorboard" in line]
-    assert error.startswith("error: tensorboard does not start (Descriptors cannot be")
+    assert error.startswith("error: tensorboard cannot start (Descriptors cannot be")
     assert error == lines[-1] and error.endswith("reinstall it, or give --logger none")
 
 

@@ -19,6 +19,7 @@ from runs import (
 )
 
 import d4rl_tasks
+import DMPO
 from d4rl_tasks.synthetic.generate import generate
 from experiment.errors import RunError
 from experiment.files import read_content, write_content
@@ -85,6 +86,18 @@ def test_a_loaded_policy_acts_as_the_trained_one(hopper, policy):
     assert np.array_equal(training.policy.select_action(states), loaded.select_action(states))
     assert loaded.total_it == 10 and loaded.hp == training.policy.hp
     assert read_model_info(one_file(MODEL))["settings"] == training.state.settings
+
+
+def test_an_error_without_a_message_is_still_a_reason(hopper, monkeypatch):
+    """A policy that a person has edited may raise anything."""
+    main(run_command(hopper, policy="DMPO"))
+
+    def broken(*_):
+        raise ValueError
+
+    monkeypatch.setattr(DMPO.DMPO, "__init__", broken)
+    with pytest.raises(RunError, match=r"version of DMPO \(ValueError\)"):
+        load_policy(one_file(MODEL))
 
 
 class _Harmful:
@@ -189,7 +202,7 @@ def test_a_model_of_other_states_is_named(hopper, capsys):
     for more, is_named in ((["--no-normalize"], False), ([], True)):
         capsys.readouterr()
         make_training(run_command(hopper, "--load_model", model, *more))
-        warning = f"warning: {model} was trained with another --normalize\n"
+        warning = f"warning: {model} was trained with a different --normalize\n"
         assert (warning in capsys.readouterr().err) == is_named
 
 

@@ -235,7 +235,7 @@ def test_without_a_whole_checkpoint_nothing_is_overwritten(hopper, capsys):
     before = {path: path.read_bytes() for path in Path().glob("*/**/*.*")}
     assert main(argv) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: no checkpoint is whole: models/") and "--fresh" in error
+    assert error.startswith("error: no checkpoint is intact (models/") and "--fresh" in error
     assert {path: path.read_bytes() for path in Path().glob("*/**/*.*")} == before
     assert main([*argv, "--fresh"]) == 0
     assert len(list(Path("models/old").iterdir())) == 3

@@ -205,7 +205,7 @@ def test_a_seed_counted_twice_is_noted(tmp_path):
     path = write_run(tmp_path)
     write_run(tmp_path, stem="copy")
     text, _ = report(tmp_path)
-    assert "a seed is there twice: " in text and "copy" in text and path.stem in text
+    assert "a seed occurs twice: " in text and "copy" in text and path.stem in text
 
 
 def test_a_run_whose_critic_overestimates_is_marked(tmp_path):

@@ -58,7 +58,7 @@ def test_a_model_of_another_backends_task_is_refused_and_its_run_still_has_figur
     config.write_text(text)
     content = read_content(path)
     write_content(path, content | {"config": json.loads(text)})
-    assert figures_of_run(config, path, 1).keys() == figures_of_run(config, None, 1).keys()
+    assert figures_of_run(config, path).keys() == figures_of_run(config, None).keys()
     assert main(["latent", "--model", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "a task of another backend" in line
@@ -89,12 +89,12 @@ def test_the_component_that_acts_is_the_most_valued(trained):
 
 def test_figures_of_a_run_are_those_of_the_report_and_its_components(trained):
     (config,) = trained.glob("results/DMPO/*.json")
-    names = list(figures_of_run(config, model_path(trained), 1))
+    names = list(figures_of_run(config, model_path(trained)))
     assert names[:3] == ["learning_curves", "critic_loss", "critic_loss_accumulated"]
     assert names[-1] == "latent" and "diagnostics" in names
-    assert "latent" not in figures_of_run(config, None, 1)
+    assert "latent" not in figures_of_run(config, None)
     (config,) = trained.glob("results/IQL/*.json")
-    assert "latent" not in figures_of_run(config, model_path(trained, "IQL"), 1)
+    assert "latent" not in figures_of_run(config, model_path(trained, "IQL"))
 
 
 # Videos

@@ -79,17 +79,17 @@ def test_critic_loss_accumulates_over_steps(trained):
 def test_comparisons_warn_if_methods_have_other_tasks(tmp_path):
     for policy, robot in (("AWAC", "hopper"), ("AWAC", "walker2d"), ("IQL", "hopper")):
         write_run(tmp_path, f"--policy {policy} --env {robot}-medium-v2")
-    assert "NOT ALL METHODS" in report(tmp_path)[0]
+    assert "METHODS DIFFER" in report(tmp_path)[0]
 
 
 def test_comparisons_warn_if_methods_have_other_numbers_of_seeds(tmp_path):
     for robot, seeds in (("hopper", 2), ("walker2d", 1)):
         for seed in range(seeds):
             write_run(tmp_path, f"--policy AWAC --env {robot}-medium-v2", seed=seed)
-    assert "NOT ALL METHODS" not in report(tmp_path)[0]
+    assert "METHODS DIFFER" not in report(tmp_path)[0]
     for robot in ("hopper", "walker2d"):
         write_run(tmp_path, f"--policy IQL --env {robot}-medium-v2")
-    assert "NOT ALL METHODS" in report(tmp_path)[0]
+    assert "METHODS DIFFER" in report(tmp_path)[0]
 
 
 def test_the_least_loss_is_bold_only_where_runs_are_as_long(tmp_path):
@@ -127,7 +127,7 @@ def test_two_datasets_of_a_task_are_one_task_in_comparisons(tmp_path):
     text, _ = report(tmp_path)
     ((method, tasks, runs, mean, *_),) = rows_of(text, "Over tasks: MuJoCo")
     assert (method, tasks, runs, mean) == ("AWAC", "1", "2", "50.0")
-    assert "Of tasks with several datasets one counts (hopper-medium-v2: aaaaaaaa)." in text
+    assert "Where a task has several datasets, one counts (hopper-medium-v2: aaaaaaaa)." in text
     assert "90.0 (1)" in text
 
 

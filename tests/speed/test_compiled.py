@@ -113,8 +113,8 @@ class MakesTensors(SimulatedStep):
 @pytest.mark.parametrize(
     ("make_step", "reason"),
     [
-        (TrainsNothing, "ends elsewhere"),
-        (HasNoLosses, "other losses"),
+        (TrainsNothing, "differs: it is"),
+        (HasNoLosses, "different losses"),
         (CannotBeCompiled, "no compiler"),
         (MakesTensors, "makes tensors"),
     ],
