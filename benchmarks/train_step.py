@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from d4rl_tasks.command_line import Parser
 from experiment.options import POLICIES, policy_class, policy_module
+from speed import products
 from speed.compiled import CompiledTraining
 from utils import Policy, ReplayBuffer, RunSpec
 
@@ -108,10 +110,17 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=8, help="K of the mixtures")
     parser.add_argument("--hidden", type=int, default=256, help="width of the hidden layers")
     parser.add_argument("--compile", action="store_true", help="compiled steps")
+    parser.add_argument(
+        "--library",
+        choices=get_args(products.Library),
+        help="of the products (default: the faster)",
+    )
     parser.add_argument("--state_dim", type=int, default=17)
     parser.add_argument("--action_dim", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.library:
+        products.use(arguments.library)
     torch.manual_seed(0)
     buffer = make_buffer(arguments.state_dim, arguments.action_dim)
     rows, weight = torch.randn(2048, 256), torch.randn(256, 256)

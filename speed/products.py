@@ -66,8 +66,8 @@ def _faster_library() -> Library:
         F.linear(rows.t(), rows.t())
 
     def by_onednn() -> None:
-        _onednn(rows, weight, bias)
-        _onednn(rows.t(), rows.t(), None)
+        onednn_linear(rows, weight, bias)
+        onednn_linear(rows.t(), rows.t(), None)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -105,7 +105,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = Fals
     """F.linear, then a ReLU if asked to: (..., I), (O, I), (O,) -> (..., O). Has no gradient."""
     is_small = input.numel() // input.shape[-1] * weight.numel() <= FEW_MULTIPLICATIONS
     if not is_small and library() == "oneDNN":
-        return _onednn(input, weight, bias, "relu" if relu else "none")
+        return onednn_linear(input, weight, bias, "relu" if relu else "none")
     if relu and bias is not None and not is_small:
         rows = torch._addmm_activation(bias, input.flatten(0, -2), weight.t())
         return rows.view(*input.shape[:-1], -1)
@@ -113,7 +113,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = Fals
     return output.relu_() if relu else output
 
 
-def _onednn(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+def onednn_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+) -> Tensor:
+    """F.linear by oneDNN, then the activation, "none" or "relu". Has no gradient."""
     return torch.ops.mkldnn._linear_pointwise(
         without_gaps(input), without_gaps(weight), bias, activation, [], ""
     )

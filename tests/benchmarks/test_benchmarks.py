@@ -9,7 +9,15 @@ import pytest
 from programs import exit_code
 
 import d4rl_tasks
-from benchmarks import against_jax, evaluation, likeness, published_returns, run, scale
+from benchmarks import (
+    against_jax,
+    evaluation,
+    likeness,
+    products,
+    published_returns,
+    run,
+    scale,
+)
 from benchmarks.train_step import make_buffer
 from d4rl_tasks.synthetic.behaviours import FOLDER, read_manifest
 from utils import Policy
@@ -105,6 +113,15 @@ def test_a_step_in_jax_is_a_step_of_ours(name, monkeypatch):
     monkeypatch.setattr(against_jax, "td_target", lambda batch, *_: batch["reward"])
     with pytest.raises(AssertionError):
         against_jax.check(against_jax.make_ours(name), buffer)
+
+
+def test_all_libraries_multiply_the_same():
+    calls = products.make_calls()
+    assert {"PyTorch's BLAS", "NumPy's BLAS"} <= calls.keys()
+    expected = [np.asarray(call(), np.float64) for call in calls["NumPy's BLAS"]]
+    for three in calls.values():
+        for call, right in zip(three, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(call()), right, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("policy", ["IQL", "DMPO"])  # DMPO's figures play episodes
