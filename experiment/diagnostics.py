@@ -1,4 +1,4 @@
-"""Numbers that show a critic diverging before the score does, at every evaluation.
+"""Numbers that show whether a critic diverges, at every evaluation.
 
 The columns of <run>.csv that `Diagnostics.measure` adds are described in docs/metrics.md.
 """
