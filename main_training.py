@@ -193,7 +193,7 @@ class Training:
             return True
         self.results.update_config(self.config, self.policy.total_it)
         print_configuration(self.config)
-        print(f"resumed at step {self.policy.total_it} from {found[0]}", flush=True)
+        print(f"resumed at step {self.policy.total_it} from {found[0]}")
         return False
 
     @property

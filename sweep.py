@@ -30,8 +30,9 @@ import signal
 import subprocess
 import sys
 import time
+import timeit
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -563,10 +564,10 @@ class Screen:
             if not final:  # lines that wrapped could not be overwritten
                 text = "\n".join(line[:columns] for line in text.split("\n")[: lines - 1])
             up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
-            print(up + text, flush=True)
+            print(up + text)
             self._height = text.count("\n") + 1
         elif final or time.monotonic() - self._last >= REFRESH_LOG:
-            print(text, flush=True)
+            print(text)
             self._last = time.monotonic()
 
 
@@ -647,21 +648,15 @@ def measure(job: Job, threads: int) -> tuple[float, float]:
     def act() -> None:
         environment.step(policy.select_action(environment.observations()))
 
-    step = min(_time(lambda: policy.train(buffer, run.batch_size)) for _ in range(5))
-    evaluation = []
-    for seed in range(3):
-        environment.reset(seed=seed)  # so that no episode is over yet
-        evaluation.append(_time(act))
+    def reset() -> None:  # so that no episode is over yet
+        environment.reset(seed=0)
+
+    calls = TIMED_CALLS
+    steps = timeit.repeat(lambda: policy.train(buffer, run.batch_size), number=calls, repeat=5)
+    acts = timeit.repeat(act, reset, number=calls, repeat=3)
     environment.close()
-    return step, min(evaluation) * d4rl_tasks.get_task(job.env).max_episode_steps
-
-
-def _time(function: Callable[[], object]) -> float:
-    """Seconds of a call, the mean of several."""
-    start = time.perf_counter()
-    for _ in range(TIMED_CALLS):
-        function()
-    return (time.perf_counter() - start) / TIMED_CALLS
+    length = d4rl_tasks.get_task(job.env).max_episode_steps
+    return min(steps) / calls, min(acts) / calls * length
 
 
 def main(argv: Sequence[str] | None = None) -> int:

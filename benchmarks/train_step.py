@@ -11,7 +11,7 @@ products take; the profiler's own time counts as the rest. Batches are drawn fro
 
 import argparse
 import dataclasses
-import time
+import timeit
 from collections.abc import Callable
 from typing import get_args
 
@@ -73,10 +73,7 @@ def refuse(note: str) -> None:
 
 def seconds(run: Callable[[], object], count: int) -> float:
     """Mean time of a call over `count` calls."""
-    start = time.perf_counter()
-    for _ in range(count):
-        run()
-    return (time.perf_counter() - start) / count
+    return timeit.timeit(run, number=count) / count
 
 
 def measure(

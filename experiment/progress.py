@@ -19,7 +19,7 @@ def print_configuration(config: dict[str, Any]) -> None:
         text = " ".join(map(str, value)) if isinstance(value, list) else value
         if value not in (None, "") and not name.endswith("_sha256"):
             print(f"{name:<20}{text}")
-    print(flush=True)
+    print()
 
 
 def print_end(row: dict[str, float], path: Path) -> None:

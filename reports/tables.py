@@ -185,8 +185,9 @@ def one_dataset_each(groups: Sequence[Group]) -> tuple[list[Group], str]:
         runs[group.env][group.data] += len(group.runs)
     chosen = {env: max(found, key=found.__getitem__) for env, found in runs.items()}
     several = [f"{env}: {chosen[env][:8]}" for env, found in runs.items() if len(found) > 1]
-    note = f" Where a task has several datasets, one counts ({', '.join(several)})."
-    note = note if several else ""
+    note = ""
+    if several:
+        note = f" Where a task has several datasets, one counts ({', '.join(several)})."
     return [group for group in groups if group.data == chosen[group.env]], note
 
 

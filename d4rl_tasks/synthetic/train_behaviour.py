@@ -219,7 +219,7 @@ def train(
     start = continue_from or 0
     for done in range(CHECKPOINT_STEPS, last + 1, CHECKPOINT_STEPS):
         model.learn(CHECKPOINT_STEPS, reset_num_timesteps=done == CHECKPOINT_STEPS)
-        print(json.dumps(save_checkpoint(model, robot, start + done, out)), flush=True)
+        print(json.dumps(save_checkpoint(model, robot, start + done, out)))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ def test_dmpo_ant_value_loss(value_range):
     rewards = (value_range[0] * (1 - DISCOUNT), value_range[1] * (1 - DISCOUNT))
     is_antmaze = value_range == (0.0, 100.0)
     policy = make_scattered_policy("DMPO_ant", reward_range=rewards, is_antmaze=is_antmaze)
+    assert policy.value_range == pytest.approx(value_range)
     assert policy.target_range == pytest.approx(value_range)
     for q in (policy.critic_target.q1, policy.critic_target.q2):
         scale_output(q, 200)
